@@ -1,0 +1,43 @@
+"""The `flyball` command."""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+
+from flyball import __version__
+from flyball.commands.demo import demo
+from flyball.controller.errors import FlyballError
+
+app = typer.Typer(
+    help="Flyball decides how an LLM engine decodes.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+app.command()(demo)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        print(f"flyball {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: bool = typer.Option(
+        False, "--version", callback=_show_version, is_eager=True, help="Print the version."
+    ),
+) -> None:
+    """Flyball decides how an LLM engine decodes."""
+
+
+def main() -> None:
+    """Run the command line; a user's mistake is one line on standard error and exit code 2."""
+    try:
+        app()
+    except FlyballError as error:
+        print(f"flyball: {error}", file=sys.stderr)
+        sys.exit(2)

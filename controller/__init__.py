@@ -1,0 +1,1 @@
+"""The governor and everything around its loop."""

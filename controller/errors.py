@@ -1,0 +1,15 @@
+"""Errors that a user can act on: what was expected, what came, what to do."""
+
+from __future__ import annotations
+
+
+class FlyballError(Exception):
+    """Root of all errors of this package."""
+
+
+class PolicyFileError(FlyballError, ValueError):
+    """A policy file cannot be used."""
+
+
+class HostError(FlyballError, ValueError):
+    """A host, or the way it is called, cannot be governed."""

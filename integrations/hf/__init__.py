@@ -1,0 +1,5 @@
+"""Hugging Face transformers as a host."""
+
+from flyball.integrations.hf.govern import GovernedGenerate, govern
+
+__all__ = ["GovernedGenerate", "govern"]

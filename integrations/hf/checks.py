@@ -1,0 +1,151 @@
+"""What cannot be governed is refused before the first token, in one line with the remedy."""
+
+from __future__ import annotations
+
+import inspect
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import DynamicCache, GenerationConfig, PreTrainedModel
+from transformers.cache_utils import DynamicLayer
+
+from flyball.controller.errors import HostError
+
+_ATTENTION = ("sdpa", "eager")
+
+
+def check_model(model: PreTrainedModel, role: str) -> None:
+    """Refuse a model whose cache or attention the loop does not handle.
+
+    Args:
+        model: target or draft.
+        role: "target" or "draft", for the message.
+    """
+    name = type(model).__name__
+    if not isinstance(model, PreTrainedModel):
+        raise HostError(f"expected a transformers model as {role}, but got {name}")
+    if getattr(model.config, "is_encoder_decoder", False):
+        raise HostError(f"expected a decoder-only {role}, but {name} is an encoder-decoder")
+    if "position_ids" not in inspect.signature(model.forward).parameters:
+        raise HostError(
+            f"expected a {role} that takes position_ids, but {name} does not; "
+            "generate without custom_generate"
+        )
+    attention = model.config._attn_implementation
+    if attention not in _ATTENTION:
+        raise HostError(
+            f"expected {role} attention {' or '.join(_ATTENTION)}, but got {attention}; "
+            "load the model with attn_implementation='sdpa'"
+        )
+    check_cache(DynamicCache(config=model.config), role)
+
+
+def check_cache(cache: Any, role: str) -> None:
+    """Refuse caches that are not plain, growing tensors in every layer."""
+    if type(cache) is not DynamicCache:
+        raise HostError(
+            f"expected a DynamicCache for the {role}, but got {type(cache).__name__}; "
+            "leave cache_implementation and past_key_values unset"
+        )
+    if cache.offloading:
+        raise HostError(f"the {role}'s cache is offloaded; leave cache_implementation unset")
+    # A cache made without a configuration starts without layers and adds plain ones.
+    odd = sorted({type(x).__name__ for x in cache.layers if type(x) is not DynamicLayer})
+    if odd:
+        raise HostError(
+            f"expected full attention in every layer of the {role}, but its cache has "
+            f"{', '.join(odd)}; generate without custom_generate"
+        )
+
+
+def check_pair(model: PreTrainedModel, draft_model: PreTrainedModel) -> None:
+    """Refuse a draft that speaks other tokens than the target."""
+    sizes = [m.get_input_embeddings().weight.shape[0] for m in (model, draft_model)]
+    if sizes[0] != sizes[1]:
+        raise HostError(
+            f"expected a draft with the target's vocabulary of {sizes[0]} tokens, "
+            f"but got {sizes[1]}; take a draft of the same family"
+        )
+    tokenizers = [_vocabulary(m) for m in (model, draft_model)]
+    if all(tokenizers) and tokenizers[0] != tokenizers[1]:
+        raise HostError(
+            "expected a draft with the target's tokenizer, but the tokenizer.json beside the "
+            "draft maps tokens to other ids; take a draft of the same family"
+        )
+    if model.device != draft_model.device:
+        raise HostError(
+            f"expected the draft on {model.device}, but it is on {draft_model.device}; "
+            "move it with draft_model.to(model.device)"
+        )
+
+
+def _vocabulary(model: PreTrainedModel) -> dict[str, int] | None:
+    """Token ids from the tokenizer beside a model, where it was loaded from a folder."""
+    path = Path(getattr(model.config, "_name_or_path", "") or "-") / "tokenizer.json"
+    if not path.is_file():
+        return None
+    vocabulary = json.loads(path.read_text(encoding="utf-8"))["model"].get("vocab")
+    return vocabulary if isinstance(vocabulary, dict) else None
+
+
+def check_call(
+    governed: PreTrainedModel,
+    model: PreTrainedModel,
+    input_ids: torch.Tensor,
+    config: GenerationConfig,
+    model_kwargs: dict[str, Any],
+) -> None:
+    """Refuse a call of `generate` that the loop cannot serve as asked."""
+    if model is not governed:
+        raise HostError(
+            f"this governor was made for another {type(governed).__name__}; "
+            "call flyball.integrations.hf.govern(model, ...) for this one"
+        )
+    if input_ids.shape[1] == 0:
+        raise HostError("expected a prompt of at least one token, but got none; pass input_ids")
+    if config.num_beams and config.num_beams > 1:
+        raise HostError(
+            f"expected num_beams=1, but got {config.num_beams}; beams cannot be governed"
+        )
+    if not model_kwargs.get("use_cache", True):
+        raise HostError("expected use_cache=True, but got False; drafts need the cache")
+    if config.return_dict_in_generate and (
+        config.output_attentions or config.output_hidden_states
+    ):
+        raise HostError(
+            "output_attentions and output_hidden_states are not kept for verified tokens; "
+            "set them to False"
+        )
+    known = {
+        "attention_mask",
+        "position_ids",
+        "past_key_values",
+        "use_cache",
+        "logits_to_keep",
+    }
+    unknown = sorted(
+        key for key, value in model_kwargs.items() if key not in known and value is not None
+    )
+    if unknown:
+        raise HostError(
+            f"expected text inputs alone, but got {', '.join(unknown)}; "
+            "generate without custom_generate"
+        )
+    mask = model_kwargs.get("attention_mask")
+    if mask is not None and not bool(mask.any(dim=1).all()):
+        raise HostError("expected at least one token in every row, but a row is all padding")
+    if mask is not None and not bool((mask.diff(dim=1) >= 0).all()):
+        raise HostError(
+            "expected prompts padded on the left, but got holes or padding after a prompt's "
+            "first token; set tokenizer.padding_side = 'left'"
+        )
+    cache = model_kwargs.get("past_key_values")
+    if cache is not None:
+        check_cache(cache, "target")
+        if cache.get_seq_length() > 0:
+            raise HostError(
+                "expected an empty cache, but past_key_values already holds "
+                f"{cache.get_seq_length()} tokens; pass the whole text and no cache"
+            )

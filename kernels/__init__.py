@@ -1,0 +1,1 @@
+"""Tensor work of a round: torch references."""

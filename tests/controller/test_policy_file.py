@@ -1,0 +1,87 @@
+from pathlib import Path
+
+import pytest
+
+from flyball.controller.errors import PolicyFileError
+from flyball.controller.policy_file import load_policy
+from flyball.policies.registry import LENGTH_POLICIES
+
+
+def write(folder: Path, text: str, name: str = "policy.yaml") -> Path:
+    path = folder / name
+    path.write_text(text)
+    return path
+
+
+def test_yaml_and_toml_say_the_same(tmp_path: Path) -> None:
+    yaml = write(tmp_path, "version: 1\nlength: {policy: static, draft_len: 4}\n")
+    toml = write(
+        tmp_path, 'version = 1\n[length]\npolicy = "static"\ndraft_len = 4\n', "policy.toml"
+    )
+    assert load_policy(yaml) == load_policy(toml)
+
+
+def test_length_defaults_to_goodput() -> None:
+    assert load_policy(None).length.policy == "goodput"
+    assert load_policy({"version": 1}).length.policy == "goodput"
+
+
+@pytest.mark.parametrize("name", LENGTH_POLICIES)
+def test_every_registered_policy_can_be_named(name: str) -> None:
+    section = {"policy": name, **({"draft_len": 2} if name == "static" else {})}
+    policy = load_policy({"version": 1, "length": section}).make_length_policy()
+    assert type(policy) is LENGTH_POLICIES[name]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (
+            "version: 1\nlenght: {policy: goodput}\n",
+            "unknown key 'lenght', did you mean 'length'?",
+        ),
+        (
+            "version: 1\nlength: {policy: static, draft_length: 3, draft_len: 3}\n",
+            "unknown key 'length.draft_length', did you mean 'draft_len'?",
+        ),
+        ("version: 1\nlength: {policy: godput}\n", "unknown policy 'godput'"),
+        ("version: 1\nlength: {policy: godput}\n", "did you mean 'goodput'?"),
+        ("version: 1\nlength: {max_draft_len: 3}\n", "expected a key 'policy'"),
+        ("version: 1\nlength: {policy: static}\n", "missing key 'length.draft_len'"),
+        (
+            "version: 1\nlength: {policy: static, draft_len: four}\n",
+            "length.draft_len: input should be a valid integer, but got 'four'",
+        ),
+        (
+            "version: 1\nlength: {policy: static, draft_len: -1}\n",
+            "length.draft_len: input should be greater than or equal to 0, but got -1",
+        ),
+        ("version: 1\nlength: {policy: static, draft_len: 40}\n", "raise max_draft_len"),
+        ("version: 7\n", "version: input should be 1, but got 7"),
+        ("length: {policy: goodput}\n", "missing key 'version'"),
+        ("- 1\n", "but got list"),
+        ("", "but got NoneType"),
+        ("version: [1\n", "not valid YAML"),
+    ],
+)
+def test_a_mistake_is_one_line_that_says_what_to_do(
+    tmp_path: Path, text: str, expected: str
+) -> None:
+    path = write(tmp_path, text)
+    with pytest.raises(PolicyFileError) as caught:
+        load_policy(path)
+    message = str(caught.value)
+    assert expected in message
+    assert str(path) in message
+    assert "\n" not in message
+
+
+def test_missing_and_odd_files_are_named(tmp_path: Path) -> None:
+    with pytest.raises(PolicyFileError, match="none.yaml: cannot read .*No such file"):
+        load_policy(tmp_path / "none.yaml")
+    with pytest.raises(PolicyFileError, match="ends in .yaml, .yml or .toml"):
+        load_policy(write(tmp_path, "{}", "policy.json"))
+    binary = tmp_path / "policy.yaml"
+    binary.write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(PolicyFileError, match="not UTF-8"):
+        load_policy(binary)

@@ -1,0 +1,62 @@
+import numpy as np
+
+from flyball.estimators.acceptance import AcceptanceEstimator, confidence_cells
+
+
+def simulate(estimator: AcceptanceEstimator, acceptance: np.ndarray, rounds: int) -> None:
+    """Rounds of 4 tokens for requests with constant acceptance (n,); only what is seen is told."""
+    rng = np.random.default_rng(0)
+    slots = np.arange(len(acceptance), dtype=np.int32)
+    estimator.admit(slots)
+    columns = np.arange(4)
+    for _ in range(rounds):
+        hit = rng.random((len(slots), 4)) < acceptance[:, None]
+        accepted = hit.cumprod(axis=1).sum(axis=1)
+        observed = np.minimum(accepted + 1, 4)
+        estimator.update(
+            slots,
+            columns,
+            (columns < accepted[:, None]).astype(float),
+            columns < observed[:, None],
+        )
+
+
+def test_requests_are_told_apart_although_rejections_censor_what_follows() -> None:
+    truth = np.array([0.4, 0.6, 0.8, 0.95] * 8)
+    estimator = AcceptanceEstimator(4, request_memory=1e9, memory=1e9)
+    simulate(estimator, truth, 400)
+    slots = np.arange(len(truth), dtype=np.int32)
+    estimate = estimator.acceptance(slots, np.arange(4))
+    assert np.abs(estimate - truth[:, None]).max() < 0.06
+
+
+def test_a_new_request_is_believed_to_be_like_the_others() -> None:
+    estimator = AcceptanceEstimator(4)
+    simulate(estimator, np.full(16, 0.9), 200)
+    fresh = np.array([40], np.int32)
+    estimator.admit(fresh)
+    assert abs(estimator.acceptance(fresh, np.arange(4)) - 0.9).max() < 0.04
+
+
+def test_what_was_not_observed_changes_nothing() -> None:
+    estimator = AcceptanceEstimator(4)
+    slots = np.arange(3, dtype=np.int32)
+    estimator.admit(slots)
+    before = estimator.acceptance(slots, np.arange(4))
+    nothing = np.zeros((3, 4), np.bool_)
+    estimator.update(slots, np.arange(4), np.zeros((3, 4)), nothing)
+    np.testing.assert_allclose(estimator.acceptance(slots, np.arange(4)), before)
+
+
+def test_a_reused_slot_forgets_its_former_request() -> None:
+    estimator = AcceptanceEstimator(4)
+    simulate(estimator, np.array([0.2, 0.9]), 50)
+    slots = np.array([0], np.int32)
+    estimator.admit(slots)
+    assert estimator.frailty(slots) == 1.0
+
+
+def test_confidence_cells_cover_zero_to_one_in_order() -> None:
+    cells = confidence_cells(np.linspace(0, 1, 101))
+    assert cells.min() == 0
+    assert (np.diff(cells) >= 0).all()

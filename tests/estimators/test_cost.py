@@ -1,0 +1,52 @@
+import numpy as np
+
+from flyball.estimators.cost import CostEstimator
+
+
+def learn(estimator: CostEstimator, lengths: list[int], noise: float = 0.0) -> None:
+    rng = np.random.default_rng(0)
+    for k in lengths:
+        verify = (3.5 + (0.8 if k else 0.0) + 0.07 * k) * (1 + noise * rng.exponential())
+        draft = 0.5 * k * (1 + noise * rng.exponential())
+        estimator.update(1, k + 1, k, verify + draft + 0.3, draft, verify)
+
+
+def test_the_curve_bends_where_the_engine_does() -> None:
+    estimator = CostEstimator(16)
+    learn(estimator, list(range(17)) * 40)
+    k = np.arange(17)
+    truth = 3.8 + 0.8 * (k > 0) + 0.57 * k
+    np.testing.assert_allclose(estimator.round_s(1), truth, rtol=0.02)
+
+
+def test_lengths_never_run_are_interpolated() -> None:
+    estimator = CostEstimator(16)
+    learn(estimator, [4, 0, 16] * 30)
+    assert abs(estimator.round_s(1)[10] / (4.6 + 5.7) - 1) < 0.05
+
+
+def test_unknown_batch_sizes_are_nan_and_ask_for_probes() -> None:
+    estimator = CostEstimator(8)
+    assert np.isnan(estimator.round_s(4)).all()
+    asked = []
+    while (probe := estimator.next_probe(1)) is not None:
+        asked.append(probe)
+        learn(estimator, [probe])
+    assert {0, 8} <= set(asked)
+    assert not np.isnan(estimator.round_s(1)).any()
+
+
+def test_one_interrupted_step_moves_the_curve_by_less_than_a_tenth() -> None:
+    estimator = CostEstimator(8)
+    learn(estimator, [0, 4, 8] * 30)
+    before = estimator.round_s(1)
+    estimator.update(1, 5, 4, 500.0, 2.0, 497.0)
+    assert (estimator.round_s(1) / before).max() < 1.1
+
+
+def test_seconds_of_the_whole_step_are_enough() -> None:
+    estimator = CostEstimator(4)
+    for _ in range(20):
+        for k in range(5):
+            estimator.update(2, k + 1, k, 2.0 + 0.5 * k, None, None)
+    np.testing.assert_allclose(estimator.round_s(2), 2.0 + 0.5 * np.arange(5), rtol=0.02)
