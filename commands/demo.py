@@ -15,6 +15,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from flyball.controller.errors import DemoError
+
 if TYPE_CHECKING:
     from flyball.demo.loader import DemoModels
 
@@ -57,7 +59,7 @@ Mode = Callable[[Any], Any]
 
 
 def demo(
-    texts: Annotated[int, typer.Option(min=1, help="Texts of each domain.")] = 6,
+    texts: Annotated[int, typer.Option(min=1, help="Texts of each domain.")] = 4,
     new_tokens: Annotated[int, typer.Option(min=1, help="Tokens to generate a text.")] = 160,
     picture: Annotated[Path, typer.Option(help="Where to write the picture.")] = Path("demo.png"),
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
@@ -66,17 +68,22 @@ def demo(
     from flyball.commands.demo_picture import draw
     from flyball.demo.loader import load_demo
 
+    if not picture.absolute().parent.is_dir() or picture.suffix not in (".png", ".pdf", ".svg"):
+        raise DemoError(
+            f"{picture}: expected a file in an existing folder that ends in .png, .pdf or .svg"
+        )
     console = Console(stderr=as_json)
     with console.status("loading the demo models"):
         models = load_demo()
     trail = Trail()
     tallies = run_stream(models, _modes(models, trail), trail, texts, new_tokens, console)
-    draw(picture, tallies, trail)
     if as_json:
         print(json.dumps(_summary(tallies, trail)))
-        return
-    console.print(_table(tallies, trail))
-    _conclude(console, tallies, picture)
+    else:
+        console.print(_table(tallies, trail))
+        _conclude(console, tallies)
+    draw(picture, tallies, trail)
+    console.print(f"Draft length and acceptance over time: {picture}")
 
 
 def _modes(models: DemoModels, trail: Trail) -> dict[str, Mode]:
@@ -195,7 +202,7 @@ def _best(tallies: dict[str, Tally], prefix: str) -> tuple[str, float]:
     return name, rates[name]
 
 
-def _conclude(console: Console, tallies: dict[str, Tally], picture: Path) -> None:
+def _conclude(console: Console, tallies: dict[str, Tally]) -> None:
     governor = tallies[GOVERNED].rate()
     for prefix in ("static", "stock"):
         name, rate = _best(tallies, prefix)
@@ -205,7 +212,6 @@ def _conclude(console: Console, tallies: dict[str, Tally], picture: Path) -> Non
     same = sum(a == b for a, b in zip(tallies[GOVERNED].texts, tallies[PLAIN].texts, strict=True))
     total = len(tallies[PLAIN].texts)
     console.print(f"Its output equals plain generate's in {same} of {total} texts, every token.")
-    console.print(f"Draft length and acceptance over time: {picture}")
 
 
 def _summary(tallies: dict[str, Tally], trail: Trail) -> dict[str, Any]:

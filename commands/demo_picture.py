@@ -46,7 +46,7 @@ def draw(path: Path, tallies: dict[str, Tally], trail: Trail) -> None:
 
 
 def _smooth(values: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    kernel = np.ones(WINDOW)
+    kernel = np.ones(min(WINDOW, max(1, len(values))))
     return np.convolve(values, kernel, "same") / np.convolve(np.ones(len(values)), kernel, "same")
 
 

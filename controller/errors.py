@@ -13,3 +13,7 @@ class PolicyFileError(FlyballError, ValueError):
 
 class HostError(FlyballError, ValueError):
     """A host, or the way it is called, cannot be governed."""
+
+
+class DemoError(FlyballError, ValueError):
+    """The demo cannot run as asked."""

@@ -85,7 +85,7 @@ class Cost:
     Attributes:
         step_id: of the plan.
         step_s: the whole step.
-        batch_size: requests in it.
+        batch_size: rows that the forwards ran over.
         verify_len: tokens verified for each request, padding included.
         num_draft_steps: forwards of the draft that proposed a token.
         draft_s: seconds in the draft, if known.
@@ -159,22 +159,28 @@ class Governor:
         self._admitted_at.values[live] = np.inf
         self._free.extend(live.tolist())
 
-    def plan(self, slots: Ints) -> Plan:
-        """Draft lengths for the coming round of these requests (n,)."""
-        view, quoted, acceptance = self._look(slots)
+    def plan(self, slots: Ints, batch_size: int | None = None) -> Plan:
+        """Draft lengths for the coming round of these requests.
+
+        Args:
+            slots: (n,) requests.
+            batch_size: rows that the forwards run over, where finished ones still take part;
+                n by default.
+        """
+        view, quoted, acceptance = self._look(slots, batch_size or max(1, len(slots)))
         draft_len = self._policy.decide(view)
-        if not self._host.ragged_ok:
+        if not self._host.ragged_ok and len(slots):
             draft_len = np.full_like(draft_len, round(float(draft_len.mean())))
         self._num_steps += 1
         log_survival = np.zeros(len(slots))
         self._step = _Step(self._num_steps, view, quoted, acceptance, log_survival)
         return Plan(self._num_steps, draft_len, self._theta(view))
 
-    def _look(self, slots: Ints) -> tuple[View, Quote, Floats]:
+    def _look(self, slots: Ints, batch_size: int) -> tuple[View, Quote, Floats]:
         acceptance = self._by_position.acceptance(slots, self._positions)
         survival = acceptance.cumprod(axis=1)
-        round_s = self._cost.round_s(len(slots))
-        if np.isnan(round_s[0]):
+        round_s = self._cost.round_s(batch_size)
+        if np.isnan(round_s[0]) or len(slots) == 0:
             quoted = Quote(np.nan, 0, np.ones(len(slots)))
         else:
             quoted = quote(survival, round_s)
@@ -188,20 +194,26 @@ class Governor:
             price=quoted.price * self._correction.factor,
             weight=quoted.weight,
             best_len=quoted.draft_len,
-            probe_len=self._cost.next_probe(len(slots)),
+            probe_len=self._cost.next_probe(batch_size),
         )
         return view, quoted, acceptance
 
     @staticmethod
     def _theta(view: View) -> float:
         """Price x seconds of one more verified token, averaged over draft lengths."""
-        marginal_s = float(view.marginal_s.mean()) / len(view.slots)
-        return 0.0 if np.isnan(view.price) else min(1.0, view.price * marginal_s)
+        if np.isnan(view.price):
+            return 0.0
+        return min(1.0, view.price * float(view.marginal_s.mean()) / len(view.slots))
 
     @property
     def wants_confidence(self) -> bool:
         """Whether `stop` is worth asking."""
         return self._policy.stops and self._host.mid_draft_stop
+
+    @property
+    def wants_reading(self) -> bool:
+        """Whether skipped text is worth reading while nothing is drafted."""
+        return self._policy.reads
 
     def stop(
         self, step_id: int, rows: NDArray[np.intp], position: int, confidence: Floats
@@ -273,7 +285,9 @@ class Governor:
             return
         if len(outcomes.slots) == len(step.view.slots):
             num_tokens = float(step.quoted.weight @ (outcomes.accepted + 1.0))
-            self._correction.update(num_tokens, step.quoted.price * cost.step_s)
+            # An interrupted step says nothing about the policy.
+            step_s = min(cost.step_s, 2.0 * float(step.view.round_s.max()))
+            self._correction.update(num_tokens, step.quoted.price * step_s)
 
     def read(self, slots: Ints, match: Floats) -> None:
         """What the draft would have proposed on settled text that it only read.

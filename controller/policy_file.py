@@ -69,7 +69,7 @@ def _read(path: Path) -> Any:
         raise PolicyFileError(f"{path}: cannot read the policy file: {reason}") from error
     try:
         return tomllib.loads(text) if path.suffix == ".toml" else yaml.safe_load(text)
-    except (tomllib.TOMLDecodeError, yaml.YAMLError) as error:
+    except (yaml.YAMLError, ValueError) as error:  # TOML's error, or an impossible date
         reason = " ".join(str(error).split())
         raise PolicyFileError(f"{path}: not valid {path.suffix[1:].upper()}: {reason}") from error
 

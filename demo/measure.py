@@ -35,7 +35,8 @@ def greedy_matches(models: DemoModels, domain: str, num_prompts: int) -> torch.T
     positions = (mask.cumsum(dim=1) - 1).clamp(min=0)
     logits = models.draft(input_ids=text, attention_mask=mask, position_ids=positions).logits
     proposals = logits[:, :-1].argmax(dim=-1)[:, -NEW_TOKENS:]
-    return proposals == text[:, -NEW_TOKENS:]
+    matches: torch.Tensor = proposals == text[:, -NEW_TOKENS:]
+    return matches
 
 
 def mean_run(matches: torch.Tensor) -> float:

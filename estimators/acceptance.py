@@ -20,7 +20,8 @@ NUM_CONFIDENCE_CELLS = len(_CONFIDENCE_EDGES) + 1
 
 def confidence_cells(confidence: Floats) -> NDArray[np.intp]:
     """Cell of each confidence, the draft's largest probability at a position."""
-    return np.searchsorted(_CONFIDENCE_EDGES, confidence)
+    # NaN counts as no confidence; searchsorted would put it last.
+    return np.searchsorted(_CONFIDENCE_EDGES, np.nan_to_num(confidence))
 
 
 class AcceptanceEstimator:
@@ -47,7 +48,7 @@ class AcceptanceEstimator:
         prior_acceptance: acceptance believed in before any outcome.
         shape: of the Gamma prior; 1 / shape is the variance of the frailty between requests. 2
             fits domains whose acceptance per token ranges from 0.4 to 0.95.
-        memory: rounds after which a shared count has lost 1 - 1/e of its weight.
+        memory: observed rounds after which a shared count has lost 1 - 1/e of its weight.
         request_memory: the same for a request's own record.
     """
 
@@ -110,6 +111,9 @@ class AcceptanceEstimator:
                 probability that it would have.
             observed: (n, w) whether the outcome was seen at all.
         """
+        seen = observed.any(axis=1)
+        if not seen.any():
+            return
         cells = np.broadcast_to(cells, observed.shape)
         rejected = np.where(observed, 1.0 - accepted, 0.0)
         frailty = self.frailty(slots)
@@ -127,10 +131,9 @@ class AcceptanceEstimator:
             self._request_rejections.values,
             self._request_exposure.values,
         )
-        own_rejections[slots] *= self._keep_request
-        own_rejections[slots] += rejected.sum(axis=1)
-        own_exposure[slots] *= self._keep_request
-        own_exposure[slots] += (hazard * weight).sum(axis=1)
+        keep = np.where(seen, self._keep_request, 1.0)
+        own_rejections[slots] = own_rejections[slots] * keep + rejected.sum(axis=1)
+        own_exposure[slots] = own_exposure[slots] * keep + (hazard * weight).sum(axis=1)
         # Each cell leans on all cells together, these on the prior; 4 tokens of weight each.
         pooled = (4 * self._prior_hazard + self._rejections.sum()) / (4 + self._exposure.sum())
         self.hazard = (4 * pooled + self._rejections) / (4 + self._exposure)

@@ -7,59 +7,82 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
 
-WARM_UP = 3  # samples in which a lower time replaces a higher one
+WARM_UP = 3  # samples of a place in which a lower time replaces a higher one
+
+
+def lower_hull(seconds: Floats) -> Floats:
+    """Largest convex function that nowhere exceeds `seconds` (w,), on the same grid.
+
+    Step times rise in jumps. One more token may look dear although two more cost hardly more than
+    one; along the hull marginal costs never fall, so a test of the next token alone is right.
+    """
+    corners: list[int] = []
+    for i in range(len(seconds)):
+        while len(corners) >= 2:
+            first, second = corners[-2], corners[-1]
+            rise = (seconds[i] - seconds[first]) * (second - first)
+            if (seconds[second] - seconds[first]) * (i - first) < rise:
+                break
+            corners.pop()
+        corners.append(i)
+    return np.interp(np.arange(len(seconds)), corners, seconds[corners])
 
 
 class Curve:
-    """A piecewise linear function of one variable, learned from noisy times.
+    """A function of a small positive integer, learned from noisy times.
 
-    Knots stand at 1, 2, 3, 5, 9, 17, ...: dense where an engine's step time bends. A sample moves
-    the knots on both sides of it (normalised least mean squares) by 1/count of its error, never
-    by less than `floor`, so that the curve follows drift. It is NaN before any sample and flat
-    after the first. First samples carry one-off costs (allocation, caches), hence a lower one
-    replaces them; later a sample counts at most as twice what was expected, so that a step that
-    the operating system interrupted does not move the curve far.
+    A sample moves the value at its place by 1/count of its error and never by less than `floor`,
+    so that the curve follows drift. It moves all other places by `floor` of the same relative
+    error: when the machine slows down or the context grows, lengths that are not being run must
+    not stay cheap, or dear, in memory. Counts fade; a place whose count has faded below 1/2 is
+    as unknown as one never visited. Unknown places are interpolated, or extrapolated to the right
+    by the mean slope of the known ones from 2 on (an engine may take another path for 1). NaN
+    before any sample.
+
+    First samples carry one-off costs (allocation, caches), hence a lower one replaces them; later
+    a sample counts at most as twice what was expected, so that a step that the operating system
+    interrupted does not move the curve far.
 
     Args:
         max_x: right end of the domain; the left end is 1.
         floor: least step size.
+        memory: samples after which a count has lost 1 - 1/e of itself.
     """
 
-    def __init__(self, max_x: int, floor: float = 0.04) -> None:
-        knots = [1.0, 2.0]
-        while knots[-1] < max_x:
-            knots.append(2.0 * knots[-1] - 1.0)
-        self._knots = np.array(knots)
+    def __init__(self, max_x: int, floor: float = 0.04, memory: float = 400.0) -> None:
+        self._places = np.arange(1.0, max_x + 1.0)
         self._floor = floor
-        self._count = np.zeros(len(knots))
-        self._values = np.full(len(knots), np.nan)
+        self._keep = float(np.exp(-1.0 / memory))
+        self._count = np.zeros(max_x)
+        self._values = np.zeros(max_x)
 
-    def at(self, x: Floats) -> Floats:
-        """Values at x (w,)."""
-        result: Floats = np.interp(x, self._knots, self._values)
+    def values(self) -> Floats:
+        """The curve at 1 to max_x (max_x,)."""
+        known = np.flatnonzero(self._count >= 0.5)
+        if len(known) == 0:
+            return np.full(len(self._places), np.nan)
+        result: Floats = np.interp(self._places, self._places[known], self._values[known])
+        first, last = known[min(1, len(known) - 1)], known[-1]
+        if last > first:
+            rise = max(0.0, (self._values[last] - self._values[first]) / (last - first))
+            result[last + 1 :] += rise * np.arange(1, len(result) - last)
         return result
 
-    def update(self, x: float, y: float) -> None:
-        """Learn that the function was y at x."""
-        if self._count.sum() == 0:
-            self._values[:] = y
-        left = int(np.searchsorted(self._knots, x, side="right")) - 1
-        left = min(left, len(self._knots) - 2)
-        share = (x - self._knots[left]) / (self._knots[left + 1] - self._knots[left])
-        error = y - ((1 - share) * self._values[left] + share * self._values[left + 1])
-        norm = (1 - share) ** 2 + share**2
-        for knot, part in ((left, 1 - share), (left + 1, share)):
-            if part > 0:
-                self._move(knot, part, error, part / norm)
-
-    def _move(self, knot: int, part: float, error: float, direction: float) -> None:
-        self._count[knot] += part
-        if self._count[knot] > WARM_UP:
-            error = min(error, self._values[knot])
-            step = max(self._floor, 1.0 / self._count[knot])
-        else:
-            step = 1.0 if error < 0 else 1.0 / max(1.0, self._count[knot])
-        self._values[knot] += step * direction * error
+    def update(self, x: int, y: float) -> None:
+        """Learn that the function was y > 0 at x."""
+        place = x - 1
+        self._count *= self._keep
+        if self._count[place] < 0.5:
+            self._count[place], self._values[place] = 1.0, y
+            return
+        self._count[place] += 1.0
+        count, value = self._count[place], self._values[place]
+        if count <= WARM_UP:
+            self._values[place] = min(y, value)
+            return
+        error = min(y / value - 1.0, 1.0)
+        self._values *= 1.0 + self._floor * error
+        self._values[place] = value * (1.0 + max(self._floor, 1.0 / count) * error)
 
 
 class CostEstimator:
@@ -98,7 +121,7 @@ class CostEstimator:
         curves = self._buckets.get(self._key(batch_size))
         if curves is None:
             return np.full(len(self._lengths), np.nan)
-        verify, draft, host = (curve.at(self._lengths + 1.0) for curve in curves)
+        verify, draft, host = (curve.values() for curve in curves)
         # Where nothing was drafted yet, drafting looks free, and is tried.
         seconds: Floats = verify + self._lengths * np.nan_to_num(draft[0]) + host[0]
         return seconds
@@ -115,7 +138,7 @@ class CostEstimator:
         """Learn from one round.
 
         Args:
-            batch_size: requests in the round.
+            batch_size: requests that the forwards ran over.
             verify_len: tokens verified for each request, the padded width included.
             num_draft_steps: forwards of the draft.
             step_s: seconds of the whole round.
@@ -125,12 +148,12 @@ class CostEstimator:
         key = self._key(batch_size)
         if key not in self._buckets:
             widest = len(self._lengths)
-            self._buckets[key] = (Curve(widest), Curve(2), Curve(2))
+            self._buckets[key] = (Curve(widest), Curve(1), Curve(1))
         verify, draft, host = self._buckets[key]
         self._num_rounds[key] = self._num_rounds.get(key, 0) + 1
         drafting = 0.0 if draft_s is None else draft_s
         verifying = step_s - drafting if verify_s is None else verify_s
-        verify.update(min(verify_len, len(self._lengths)), verifying)
-        host.update(1.0, max(0.0, step_s - drafting - verifying))
+        verify.update(min(verify_len, len(self._lengths)), max(verifying, 1e-9))
+        host.update(1, max(1e-9, step_s - drafting - verifying))
         if num_draft_steps > 0:
-            draft.update(1.0, drafting / num_draft_steps)
+            draft.update(1, max(1e-9, drafting / num_draft_steps))

@@ -10,10 +10,15 @@ from typing import Any
 import torch
 from transformers import DynamicCache, GenerationConfig, PreTrainedModel
 from transformers.cache_utils import DynamicLayer
+from transformers.generation.configuration_utils import GenerationMode
 
 from flyball.controller.errors import HostError
 
 _ATTENTION = ("sdpa", "eager")
+# Local attention by cache column, which masked holes shift.
+_COLUMN_ATTENTION = frozenset({"gpt_neo"})
+# Frequencies that depend on the longest position of a forward, drafted ones included.
+_LENGTH_DEPENDENT_ROPE = frozenset({"dynamic", "longrope"})
 
 
 def check_model(model: PreTrainedModel, role: str) -> None:
@@ -33,13 +38,40 @@ def check_model(model: PreTrainedModel, role: str) -> None:
             f"expected a {role} that takes position_ids, but {name} does not; "
             "generate without custom_generate"
         )
+    if model.device.type not in ("cpu", "cuda"):
+        raise HostError(f"expected the {role} on cpu or cuda, but it is on {model.device.type}")
+    if model.config.model_type in _COLUMN_ATTENTION or getattr(model.config, "alibi", False):
+        raise HostError(
+            f"expected a {role} whose attention depends on positions alone, but {name} counts "
+            "cache columns; generate without custom_generate"
+        )
+    rope = _rope_types(getattr(model.config, "rope_parameters", None))
+    if rope & _LENGTH_DEPENDENT_ROPE:
+        raise HostError(
+            f"expected a {role} with fixed rotary frequencies, but {name} has "
+            f"{', '.join(sorted(rope & _LENGTH_DEPENDENT_ROPE))} scaling; "
+            "generate without custom_generate"
+        )
+    _check_attention(model, role)
+    check_cache(DynamicCache(config=model.config), role)
+
+
+def _check_attention(model: PreTrainedModel, role: str) -> None:
     attention = model.config._attn_implementation
     if attention not in _ATTENTION:
         raise HostError(
             f"expected {role} attention {' or '.join(_ATTENTION)}, but got {attention}; "
             "load the model with attn_implementation='sdpa'"
         )
-    check_cache(DynamicCache(config=model.config), role)
+
+
+def _rope_types(parameters: Any) -> set[str]:
+    """All `rope_type` values in a configuration, which nests them by layer type in some models."""
+    if not isinstance(parameters, dict):
+        return set()
+    nested = [_rope_types(value) for value in parameters.values()]
+    own = parameters.get("rope_type")
+    return set().union(*nested, {own} if isinstance(own, str) else set())
 
 
 def check_cache(cache: Any, role: str) -> None:
@@ -103,11 +135,18 @@ def check_call(
             f"this governor was made for another {type(governed).__name__}; "
             "call flyball.integrations.hf.govern(model, ...) for this one"
         )
+    _check_attention(model, "target")
     if input_ids.shape[1] == 0:
         raise HostError("expected a prompt of at least one token, but got none; pass input_ids")
     if config.num_beams and config.num_beams > 1:
         raise HostError(
             f"expected num_beams=1, but got {config.num_beams}; beams cannot be governed"
+        )
+    mode = config.get_generation_mode()
+    if mode not in (GenerationMode.GREEDY_SEARCH, GenerationMode.SAMPLE):
+        raise HostError(
+            f"expected greedy search or sampling, but the settings ask for {mode.value}; "
+            "generate without custom_generate"
         )
     if not model_kwargs.get("use_cache", True):
         raise HostError("expected use_cache=True, but got False; drafts need the cache")
@@ -133,19 +172,34 @@ def check_call(
             f"expected text inputs alone, but got {', '.join(unknown)}; "
             "generate without custom_generate"
         )
+    _check_prompt(input_ids, model_kwargs)
+    cache = model_kwargs.get("past_key_values")
+    if cache is not None:
+        check_cache(cache, "target")
+        if getattr(cache, "_is_user_defined", False):
+            raise HostError(
+                "expected no past_key_values: rejected tokens leave holes in a cache, which "
+                "nobody else could read; pass the whole text and no cache"
+            )
+
+
+def _check_prompt(input_ids: torch.Tensor, model_kwargs: dict[str, Any]) -> None:
+    """Refuse prompts that are not padded on the left, or whose positions are not the usual."""
     mask = model_kwargs.get("attention_mask")
-    if mask is not None and not bool(mask.any(dim=1).all()):
+    mask = torch.ones_like(input_ids) if mask is None else mask.long()
+    if not bool(((mask == 0) | (mask == 1)).all()):
+        raise HostError("expected an attention_mask of 0 and 1, but got other values")
+    if not bool(mask.any(dim=1).all()):
         raise HostError("expected at least one token in every row, but a row is all padding")
-    if mask is not None and not bool((mask.diff(dim=1) >= 0).all()):
+    if not bool((mask.diff(dim=1) >= 0).all()):
         raise HostError(
             "expected prompts padded on the left, but got holes or padding after a prompt's "
             "first token; set tokenizer.padding_side = 'left'"
         )
-    cache = model_kwargs.get("past_key_values")
-    if cache is not None:
-        check_cache(cache, "target")
-        if cache.get_seq_length() > 0:
-            raise HostError(
-                "expected an empty cache, but past_key_values already holds "
-                f"{cache.get_seq_length()} tokens; pass the whole text and no cache"
-            )
+    positions = model_kwargs.get("position_ids")
+    usual = (mask.cumsum(dim=1) - 1).clamp(min=0)
+    if positions is not None and not bool(((positions == usual) | (mask == 0)).all()):
+        raise HostError(
+            "expected position_ids that count each row's tokens from 0, but got others; "
+            "leave position_ids unset"
+        )

@@ -69,14 +69,25 @@ class ModelDraft:
         self._seen: Longs = texts.num_padding.copy()  # columns of the text in the cache
         self._fed: Longs = np.zeros_like(self._seen)  # drafted tokens in the cache, by row
         self._num_fed = 0
+        self._context = getattr(cached.model.config, "max_position_embeddings", None) or 2**62
         self._text_probs: torch.Tensor | None = None
         if do_sample:
             self._text_probs = torch.ones(texts.tokens.shape, device=texts.tokens.device)
 
     @property
     def num_unread(self) -> int:
-        """The most settled tokens that any live row has not read yet."""
-        return int(((self._texts.num_tokens - self._seen) * ~self._texts.finished).max())
+        """The most settled tokens that any row it can serve has not read yet."""
+        return int(((self._texts.num_tokens - self._seen) * self._served).max())
+
+    @property
+    def _room(self) -> Longs:
+        """Tokens (rows,) that fit into the draft's context after the settled text."""
+        return self._context - (self._texts.num_tokens - self._texts.num_padding)
+
+    @property
+    def _served(self) -> Bools:
+        """Live rows whose text fits into the draft's context."""
+        return ~self._texts.finished & (self._room >= 0)
 
     def note_probs(self, probs: torch.Tensor, num_tokens: Longs, count: Longs) -> None:
         """Remember the target's probability of tokens just settled.
@@ -105,7 +116,7 @@ class ModelDraft:
         Returns:
             (rows, 1, vocab) logits after the last settled token.
         """
-        texts, live = self._texts, ~self._texts.finished
+        texts, live = self._texts, self._served
         width = self.num_unread
         index = texts.num_tokens[:, None] - width + np.arange(width)
         valid = (index >= self._seen[:, None]) & live[:, None]
@@ -126,7 +137,7 @@ class ModelDraft:
     ) -> None:
         """Tell the governor how the draft would have done at columns `index` of the text."""
         texts = self._texts
-        present = valid & (index >= texts.prompt_len)
+        present = valid & (index >= texts.prompt_len)  # nothing of rows that are not served
         scores = self._processors(texts.tokens, index[:, 0].clip(1), logits)
         columns = _to(index.clip(0), texts.tokens)
         settled = texts.tokens.gather(1, columns)
@@ -140,13 +151,17 @@ class ModelDraft:
         self._governor.read(slots, host)
 
     def propose(self, plan: Plan, slots: NDArray[np.int32], draft_len: Longs) -> Proposal:
-        """Draft up to draft_len (rows,) tokens for each row."""
-        texts, draft_len = self._texts, draft_len.copy()
+        """Draft up to draft_len (rows,) tokens for each row, as long as its context reaches."""
+        texts = self._texts
+        draft_len = np.clip(self._room, 0, draft_len)
         drafted: list[torch.Tensor] = []
         probs: list[torch.Tensor] = []
         confidences: list[HostCopy] = []
         self._fed = np.zeros_like(draft_len)
         self._num_fed = 0
+        if not draft_len.any():
+            nothing = texts.tokens[:, :0]
+            return Proposal(nothing, draft_len, None, None)
         logits = self.read(slots)
         for position in range(1, int(draft_len.max()) + 1):
             scores = self._processors(texts.tokens, texts.num_tokens + position - 1, logits)

@@ -124,11 +124,12 @@ class Decoding:
         texts = self._texts
         live = np.flatnonzero(~texts.finished)
         slots = self._slots[live]
-        plan = self._governor.plan(slots)
+        plan = self._governor.plan(slots, len(texts.num_tokens))
         wanted = np.zeros(len(texts.num_tokens), np.int64)
         wanted[live] = plan.draft_len
         wanted = np.minimum(wanted, np.maximum(texts.remaining - 1, 0))
 
+        unread = self._draft.num_unread
         clock.mark()
         proposal = self._propose(plan, slots, wanted)
         clock.mark()
@@ -149,13 +150,17 @@ class Decoding:
             draft_s=draft_s,
             verify_s=verify_s,
         )
-        self._report(plan, slots, live, proposal, stats, kept[live])
+        # Reading a prompt is no measure of a draft step.
+        cost = None if unread > READ_EVERY else self._cost(plan, proposal, stats)
+        self._governor.observe(_outcomes(plan, slots, live, proposal, stats, kept[live]), cost)
+        if self._on_round is not None:
+            self._on_round(stats)
         self._governor.release(self._slots[live[texts.finished[live]]])
 
     def _propose(self, plan: Plan, slots: NDArray[np.int32], wanted: Longs) -> Proposal:
         if wanted.any():
             return self._draft.propose(plan, slots, wanted)
-        if self._draft.num_unread >= READ_EVERY:
+        if self._governor.wants_reading and self._draft.num_unread >= READ_EVERY:
             self._draft.read(slots)
         return Proposal(self._nothing, wanted, None, None)
 
@@ -204,36 +209,35 @@ class Decoding:
             self.logits.add(logits.float(), first, kept)
         return kept
 
-    def _report(
-        self,
-        plan: Plan,
-        slots: NDArray[np.int32],
-        live: Longs,
-        proposal: Proposal,
-        stats: RoundStats,
-        kept: Longs,
-    ) -> None:
-        """Tell the governor, and whoever else asked, what the round showed."""
-        proposed, accepted = stats.draft_len, stats.num_accepted
-        # Positions after the first rejection, or after the text's end, were not observed.
-        observed = np.minimum(np.minimum(accepted + 1, proposed), kept)
-        outcomes = Outcomes(
-            step_id=plan.step_id,
-            slots=slots,
-            proposed=proposed.astype(np.int32),
-            accepted=accepted.astype(np.int32),
-            observed=observed.astype(np.int32),
-            confidence=None if proposal.confidence is None else proposal.confidence[live],
-        )
-        cost = Cost(
+    def _cost(self, plan: Plan, proposal: Proposal, stats: RoundStats) -> Cost:
+        return Cost(
             step_id=plan.step_id,
             step_s=stats.step_s,
-            batch_size=len(live),
+            batch_size=len(self._slots),
             verify_len=proposal.tokens.shape[1] + 1,
             num_draft_steps=proposal.tokens.shape[1],
             draft_s=stats.draft_s,
             verify_s=stats.verify_s,
         )
-        self._governor.observe(outcomes, cost)
-        if self._on_round is not None:
-            self._on_round(stats)
+
+
+def _outcomes(
+    plan: Plan,
+    slots: NDArray[np.int32],
+    live: Longs,
+    proposal: Proposal,
+    stats: RoundStats,
+    kept: Longs,
+) -> Outcomes:
+    """What the round showed of the live rows."""
+    proposed, accepted = stats.draft_len, stats.num_accepted
+    # Positions after the first rejection, or after the text's end, were not observed.
+    observed = np.minimum(np.minimum(accepted + 1, proposed), kept)
+    return Outcomes(
+        step_id=plan.step_id,
+        slots=slots,
+        proposed=proposed.astype(np.int32),
+        accepted=accepted.astype(np.int32),
+        observed=observed.astype(np.int32),
+        confidence=None if proposal.confidence is None else proposal.confidence[live],
+    )

@@ -37,8 +37,35 @@ _STATEFUL = frozenset(
 )
 
 
+class _PrefixConstrained:
+    """`prefix_allowed_tokens_fn` for some rows of a batch, each under its own number.
+
+    Args:
+        processor: transformers' processor, which numbers the rows it gets from 0.
+    """
+
+    def __init__(self, processor: logits_process.PrefixConstrainedLogitsProcessor) -> None:
+        self._allowed = processor._prefix_allowed_tokens_fn
+        self.rows: NDArray[np.intp] = np.zeros(0, np.intp)
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        mask = torch.full_like(scores, -torch.inf)
+        for place, row in enumerate(self.rows.tolist()):
+            allowed = self._allowed(row, input_ids[place])
+            if len(allowed) == 0:
+                raise HostError(
+                    f"expected prefix_allowed_tokens_fn to allow a token, but it allows none for "
+                    f"row {row} after {input_ids.shape[1]} tokens; return the end token there"
+                )
+            mask[place, allowed] = 0
+        return scores + mask
+
+
 class Processors:
     """Applies a processor list to a block of positions, each with its own prefix.
+
+    A processor must be a function of a row's prefix and scores alone: it is asked about drafted
+    prefixes too, and about the rows of one length at a time.
 
     Args:
         processors: as transformers prepared them.
@@ -54,7 +81,10 @@ class Processors:
                 f"expected logits processors without state, but got {', '.join(stateful)}; "
                 "generate without custom_generate"
             )
-        self._processors = processors
+        constrained = logits_process.PrefixConstrainedLogitsProcessor
+        self._processors = LogitsProcessorList(
+            _PrefixConstrained(p) if type(p) is constrained else p for p in processors
+        )
         self._prefix_free = all(type(p) in _PREFIX_FREE for p in processors)
 
     def __call__(
@@ -83,20 +113,18 @@ class Processors:
     def _by_prefix_length(
         self, tokens: torch.Tensor, prefix_len: NDArray[np.int64], scores: torch.Tensor
     ) -> torch.Tensor:
-        """One call for each distinct prefix length, with all rows in place.
-
-        A processor may depend on the row's number, so rows that have no position at this length
-        take part as well and their result is dropped.
-        """
-        rows, width, _ = scores.shape
+        """One call for each distinct prefix length, with the rows that have it."""
+        width = scores.shape[1]
         result = torch.empty_like(scores)
-        every = np.arange(rows)
         for length in range(int(prefix_len.min()), int(prefix_len.max()) + width):
             column = length - prefix_len
             members = np.flatnonzero((column >= 0) & (column < width))
             if len(members) == 0:
                 continue
-            picked = scores[every, column.clip(0, width - 1)].clone()
-            processed = self._processors(tokens[:, :length], picked)
-            result[members, column[members]] = processed[members]
+            for processor in self._processors:
+                if isinstance(processor, _PrefixConstrained):
+                    processor.rows = members
+            rows, columns = torch.from_numpy(members), torch.from_numpy(column[members])
+            rows, columns = rows.to(scores.device), columns.to(scores.device)
+            result[rows, columns] = self._processors(tokens[rows, :length], scores[rows, columns])
         return result

@@ -37,7 +37,8 @@ class Texts:
     ) -> None:
         rows, self.prompt_len = input_ids.shape
         limits = [c.max_length for c in stopping if type(c) is MaxLengthCriteria]
-        self._max_length = min([*limits, config.max_length])
+        # As in stock decoding, limits are looked at after a token was added.
+        self._max_length = max(min([*limits, config.max_length]), self.prompt_len + 1)
         pad = config._pad_token_tensor
         self._pad = 0 if pad is None else int(pad)
         self.tokens = torch.full(
@@ -106,7 +107,10 @@ class Texts:
         ends = np.zeros_like(new)
         lengths = self.num_tokens[:, None] + np.arange(new.shape[1]) + 1
         for length in np.unique(lengths[new]).tolist():
-            done = self._others(self.tokens[:, :length], None).cpu().numpy()
+            members = np.flatnonzero((new & (lengths == length)).any(axis=1))
+            prefixes = self.tokens[_to(members, self.tokens), :length]
+            done = np.zeros(len(new), np.bool_)
+            done[members] = self._others(prefixes, None).cpu().numpy()
             ends |= new & (lengths == length) & done[:, None]
         return ends
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
+
+from flyball.estimators.cost import lower_hull
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int32]
@@ -53,11 +56,11 @@ class View:
     best_len: int
     probe_len: int | None
 
-    @property
+    @cached_property
     def marginal_s(self) -> Floats:
-        """Seconds that the k-th drafted token adds to the round (max_draft_len,)."""
+        """Seconds that each drafted token adds to the round (max_draft_len,), never falling."""
         # A longer round never costs less; where the measured steps say so, it is noise.
-        result: Floats = np.maximum(np.diff(self.round_s), 0.0)
+        result: Floats = np.maximum(np.diff(lower_hull(self.round_s)), 0.0)
         return result
 
 
@@ -106,6 +109,7 @@ class LengthPolicy:
 
     Settings: ClassVar[type[LengthSettings]]
     stops: ClassVar[bool] = False  # whether it wants to be asked in mid-draft
+    reads: ClassVar[bool] = False  # whether it wants skipped text read while it drafts nothing
 
     def __init__(self, settings: Any) -> None:
         self.settings = settings

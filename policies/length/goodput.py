@@ -32,17 +32,18 @@ class Goodput(LengthPolicy):
         sum over requests  weight_i x P(next token of i is accepted)  >=  price x seconds it adds,
 
     where the probability is the survival of the draft so far, from the draft's own confidence,
-    times the request's acceptance rate at the next position. As survival never rises and the
-    costs do not fall, this myopic test is optimal up to the value of waiting for a confident
-    token (SpecDec++, arXiv 2405.19715, theorem 1, with the threshold computed from measured
-    costs). Where a host pays for each verified token, not for a rectangle, requests are judged
-    one by one. The test at position k uses the draft's distributions at positions up to k and no
-    token drawn at k or later, so the output stays the target's (Law 1).
+    times the request's acceptance rate at the next position. Survival never rises and the costs,
+    taken on their lower convex hull, never fall, so this myopic test is optimal up to the value
+    of waiting for a confident token (SpecDec++, arXiv 2405.19715, theorem 1, with the threshold
+    computed from measured costs). Where a host pays for each verified token, not for a rectangle,
+    requests are judged one by one. The test at position k uses the draft's distributions at
+    positions up to k and no token drawn at k or later, so the output stays the target's (Law 1).
     """
 
     Settings = GoodputSettings
     settings: GoodputSettings
     stops = True
+    reads = True
 
     def decide(self, view: View) -> Ints:
         """A probe, or the best length; its bound instead where `stop` will end the draft."""

@@ -3,7 +3,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from flyball.controller.governor import Cost, Governor, HostInfo, Outcomes
+from flyball.controller.governor import Cost, Governor, HostInfo, Outcomes, Plan
 from flyball.controller.policy_file import load_policy
 from flyball.policies.registry import LENGTH_POLICIES
 
@@ -24,26 +24,43 @@ def make(name: str = "goodput", **host: Any) -> Governor:
 class Simulation:
     """A host whose requests accept with a known probability, and whose steps have known costs."""
 
-    def __init__(self, governor: Governor, acceptance: list[float], seed: int = 0) -> None:
+    def __init__(
+        self, governor: Governor, acceptance: list[float], seed: int = 0, cold: float = 1.0
+    ) -> None:
         self.governor = governor
+        self.slowdown = cold  # of the first round
         self.acceptance = np.array(acceptance)
         self.rng = np.random.default_rng(seed)
         self.slots = governor.admit(len(acceptance))
         self.unread = np.zeros(len(acceptance), int)
         self.tokens, self.seconds = 0, 0.0
 
+    def stopped(self, plan: Plan) -> np.ndarray:
+        """Draft lengths after the governor was asked in mid-draft, confidence telling nothing."""
+        k = plan.draft_len.astype(int)
+        if not self.governor.wants_confidence:
+            return k
+        for position in range(1, int(k.max(initial=0))):
+            rows = np.flatnonzero(k > position)
+            if len(rows) == 0:
+                break
+            confidence = np.full(len(rows), 0.9)
+            k[rows[self.governor.stop(plan.step_id, rows, position, confidence)]] = position
+        return k
+
     def round(self) -> np.ndarray:
         plan = self.governor.plan(self.slots)
-        k = plan.draft_len.astype(int)
+        k = self.stopped(plan)
         hit = self.rng.random((len(k), 64)) < self.acceptance[:, None]
         accepted = np.minimum(hit.cumprod(axis=1).sum(axis=1), k)
         observed = np.minimum(accepted + 1, k)
         draft_s, verify_s = DRAFT_S * k.max(), VERIFY_S * (1 + 0.02 * k.max())
+        draft_s, verify_s, self.slowdown = self.slowdown * draft_s, self.slowdown * verify_s, 1.0
         self.tokens += int((accepted + 1).sum())
         self.seconds += draft_s + verify_s
         ints = [x.astype(np.int32) for x in (k, accepted, observed)]
         self.governor.observe(
-            Outcomes(plan.step_id, self.slots, *ints),
+            Outcomes(plan.step_id, self.slots, *ints, np.full((len(k), 64), 0.9)),
             Cost(
                 plan.step_id, draft_s + verify_s, len(k), k.max() + 1, k.max(), draft_s, verify_s
             ),
@@ -65,9 +82,13 @@ def best_static_rate(acceptance: float, limit: int = 8) -> float:
     return float((tokens / (VERIFY_S * (1 + 0.02 * k) + DRAFT_S * k)).max())
 
 
+@pytest.mark.parametrize("cold", [1.0, 30.0])
+@pytest.mark.parametrize("mid_draft_stop", [False, True])
 @pytest.mark.parametrize("acceptance", [0.1, 0.3, 0.5, 0.7, 0.9, 0.97])
-def test_goodput_comes_close_to_the_best_constant_length(acceptance: float) -> None:
-    simulation = Simulation(make(mid_draft_stop=False), [acceptance])
+def test_goodput_comes_close_to_the_best_constant_length(
+    acceptance: float, mid_draft_stop: bool, cold: float
+) -> None:
+    simulation = Simulation(make(mid_draft_stop=mid_draft_stop), [acceptance], cold=cold)
     for _ in range(100):
         simulation.round()
     simulation.tokens, simulation.seconds = 0, 0.0

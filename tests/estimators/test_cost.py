@@ -1,6 +1,6 @@
 import numpy as np
 
-from flyball.estimators.cost import CostEstimator
+from flyball.estimators.cost import CostEstimator, lower_hull
 
 
 def learn(estimator: CostEstimator, lengths: list[int], noise: float = 0.0) -> None:
@@ -50,3 +50,43 @@ def test_seconds_of_the_whole_step_are_enough() -> None:
         for k in range(5):
             estimator.update(2, k + 1, k, 2.0 + 0.5 * k, None, None)
     np.testing.assert_allclose(estimator.round_s(2), 2.0 + 0.5 * np.arange(5), rtol=0.02)
+
+
+def test_a_cold_first_round_is_forgotten_at_every_length() -> None:
+    estimator = CostEstimator(16)
+    estimator.update(1, 5, 4, 500.0, 100.0, 400.0)
+    learn(estimator, [0, 16, 4, 0, 16] + [4, 8] * 10)
+    truth = 3.8 + 0.8 * (np.arange(17) > 0) + 0.57 * np.arange(17)
+    assert np.abs(estimator.round_s(1)[[0, 4, 8, 16]] / truth[[0, 4, 8, 16]] - 1).max() < 0.1
+
+
+def test_lengths_that_are_not_run_follow_when_the_machine_slows_down_or_recovers() -> None:
+    estimator = CostEstimator(16)
+    learn(estimator, [0, 4, 16] * 30)
+    before = estimator.round_s(1)
+    for factor in (2.0, 1.0):
+        for _ in range(300):
+            estimator.update(1, 5, 4, factor * 6.88, factor * 2.0, factor * 4.58)
+        ratio = estimator.round_s(1) / before
+        assert np.abs(ratio[[0, 16]] / factor - 1).max() < 0.1
+
+
+def test_curves_stay_positive_whatever_comes() -> None:
+    rng = np.random.default_rng(1)
+    estimator = CostEstimator(16)
+    for _ in range(2000):
+        k = int(rng.integers(0, 17))
+        verify, draft = rng.lognormal(0, 3), k * rng.lognormal(0, 3)
+        estimator.update(1, k + 1, k, verify + draft, draft, verify)
+        assert (estimator.round_s(1) > 0).all()
+
+
+def test_the_hull_is_convex_below_and_touches() -> None:
+    rng = np.random.default_rng(2)
+    for _ in range(100):
+        seconds = rng.random(9).cumsum()
+        hull = lower_hull(seconds)
+        assert (hull <= seconds + 1e-12).all()
+        assert (np.diff(hull, 2) >= -1e-9).all()
+        assert hull[0] == seconds[0]
+        assert hull[-1] == seconds[-1]

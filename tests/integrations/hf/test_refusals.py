@@ -12,6 +12,9 @@ from transformers import (
     BartForConditionalGeneration,
     BloomConfig,
     BloomForCausalLM,
+    GPTNeoConfig,
+    GPTNeoForCausalLM,
+    LlamaConfig,
     LlamaForCausalLM,
     MistralConfig,
     MistralForCausalLM,
@@ -49,7 +52,11 @@ def refused(match: str, call: Any, *args: Any, **kwargs: Any) -> None:
         ({"cache_implementation": "offloaded"}, "offloaded"),
         ({"return_dict_in_generate": True, "output_attentions": True}, "output_attentions"),
         ({"guidance_scale": 2.0}, "without state, but got UnbatchedClassifierFree"),
+        ({"penalty_alpha": 0.6, "top_k": 4}, "but the settings ask for contrastive_search"),
         ({"attention_mask": torch.tensor([[1, 0, 1]])}, "padded on the left"),
+        ({"attention_mask": torch.tensor([[True, True, False]])}, "padded on the left"),
+        ({"attention_mask": torch.tensor([[1, 2, 1]])}, "of 0 and 1"),
+        ({"position_ids": torch.tensor([[5, 6, 9]])}, "leave position_ids unset"),
         ({"attention_mask": torch.tensor([[1, 1, 0]])}, "padding_side = 'left'"),
         ({"attention_mask": torch.tensor([[0, 0, 0]])}, "all padding"),
     ],
@@ -77,8 +84,8 @@ def test_no_new_tokens(pair: tuple[Any, Any], gov: Any, count: int) -> None:
 def test_a_cache_that_holds_tokens(pair: tuple[Any, Any], gov: Any) -> None:
     cache = pair[0](PROMPT).past_key_values
     refused(
-        "empty cache", pair[0].generate, torch.tensor([[3, 4, 5, 6]]), past_key_values=cache,
-        max_new_tokens=4, custom_generate=gov,
+        "expected no past_key_values", pair[0].generate, torch.tensor([[3, 4, 5, 6]]),
+        past_key_values=cache, max_new_tokens=4, custom_generate=gov,
     )  # fmt: skip
 
 
@@ -105,6 +112,17 @@ def test_models(tiny: Any, pair: tuple[Any, Any]) -> None:
     refused("full attention .*SlidingWindow", govern, sliding, draft_model=draft)
     alibi = BloomForCausalLM(BloomConfig(vocab_size=32, hidden_size=16, n_layer=1, n_head=2))
     refused("takes position_ids", govern, alibi, draft_model=draft)
+    local = GPTNeoForCausalLM(
+        GPTNeoConfig(vocab_size=32, hidden_size=16, num_layers=2, num_heads=2, window_size=4,
+                     attention_types=[[["global", "local"], 1]])
+    )  # fmt: skip
+    refused("counts cache columns", govern, local, draft_model=draft)
+    stretched = LlamaForCausalLM(
+        LlamaConfig(vocab_size=32, hidden_size=16, intermediate_size=16, num_hidden_layers=1,
+                    num_attention_heads=2,
+                    rope_parameters={"rope_type": "dynamic", "factor": 2.0, "rope_theta": 1e4})
+    )  # fmt: skip
+    refused("has dynamic scaling", govern, stretched, draft_model=draft)
     both = BartForConditionalGeneration(
         BartConfig(vocab_size=32, d_model=16, encoder_layers=1, decoder_layers=1,
                    encoder_attention_heads=2, decoder_attention_heads=2)
