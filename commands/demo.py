@@ -20,7 +20,7 @@ from flyball.controller.errors import DemoError
 if TYPE_CHECKING:
     from flyball.demo.loader import DemoModels
 
-STATIC_LENGTHS = (0, 1, 2, 3, 4, 6, 8, 12, 16)
+STATIC_LENGTHS = (0, 2, 3, 4, 6, 8, 12, 16)
 SEGMENT = 2  # texts of one domain before the stream turns to the next
 ORDER = ("code", "tables", "prose")
 PLAIN, GOVERNED = "plain generate", "flyball governor"

@@ -207,7 +207,7 @@ def generations(
         do_sample=do_sample,
         max_new_tokens=SEQ_LEN + 1 - 96,
         min_new_tokens=SEQ_LEN + 1 - 96,
-        top_k=0,
+        **({"top_k": 0} if do_sample else {}),
     )
     return rows
 
@@ -279,7 +279,7 @@ def main() -> None:
     parser.add_argument("stage", choices=["all", "tokenizer", "target", "draft", "prompts"])
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "models")
     parser.add_argument("--target-steps", type=int, default=2400)
-    parser.add_argument("--draft-steps", type=int, default=1600)
+    parser.add_argument("--draft-steps", type=int, default=1400)
     args = parser.parse_args()
     stages: dict[str, Callable[[], object]] = {
         "tokenizer": lambda: train_tokenizer(args.out / "target"),

@@ -61,13 +61,13 @@ class CachedModel:
         start, end = self._num_columns, self._num_columns + width
         self._valid[:, start:end] = valid
         self._has_holes = self._has_holes or not valid.all()
-        offsets = np.maximum(valid.cumsum(axis=1) - 1, 0)
-        positions = torch.from_numpy(first_position[:, None] + offsets)
+        # A hole has position 0: any other may lie beyond the model's context.
+        positions = np.where(valid, first_position[:, None] + valid.cumsum(axis=1) - 1, 0)
         extra = {"logits_to_keep": num_logits} if self._takes_logits_to_keep else {}
         output = self.model(
             input_ids=tokens,
             attention_mask=self._attention_mask(start, end, tokens.device),
-            position_ids=positions.to(tokens.device),
+            position_ids=torch.from_numpy(positions).to(tokens.device),
             past_key_values=self.cache,
             use_cache=True,
             **extra,

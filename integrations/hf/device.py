@@ -32,10 +32,10 @@ class HostCopy:
 
 
 class RoundClock:
-    """Seconds of a round and of its two parts, without a synchronisation of its own.
+    """Seconds of a round and of its two parts.
 
     On a GPU the marks are events; they are read after the round's outcome has reached the host,
-    when they have long been passed.
+    so that waiting for the last of them is waiting for nothing.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -58,6 +58,7 @@ class RoundClock:
         step_s, self._round_start = now - self._round_start, now
         pairs = zip(self._marks, self._marks[1:], strict=False)
         if self._cuda:
+            self._marks[-1].synchronize()
             parts = [start.elapsed_time(end) / 1e3 for start, end in pairs]
         else:
             parts = [end - start for start, end in pairs]

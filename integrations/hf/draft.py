@@ -124,8 +124,8 @@ class ModelDraft:
         # Logits are wanted where the next token was generated, and after the last one.
         generated = (valid & (index + 1 >= texts.prompt_len)).any(axis=0)
         num_logits = max(1, width - int(generated.argmax()) if generated.any() else 1)
-        position = np.where(live, self._seen - texts.num_padding, 0)
-        logits = self._cached.forward(tokens, valid, position, num_logits)
+        first_position = self._seen - texts.num_padding
+        logits = self._cached.forward(tokens, valid, first_position, num_logits)
         if num_logits > 1:
             first = width - num_logits
             self._report(slots, logits[:, :-1], index[:, first:-1] + 1, valid[:, first:-1])

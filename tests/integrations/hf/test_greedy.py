@@ -6,6 +6,7 @@ batch shapes may tip the balance. Such a place is logged and the text is compare
 
 from __future__ import annotations
 
+import copy
 import logging
 from typing import Any
 
@@ -102,25 +103,26 @@ def test_demo_models(demo: DemoModels, governed: dict[str, GovernedGenerate], do
 
 
 def random_models(name: str) -> tuple[Any, Any]:
-    """Target and draft of an architecture with random weights in float64."""
+    """Target of an architecture with random weights in float64, and a draft that resembles it."""
+    torch.manual_seed(3)
     shape: dict[str, Any] = {"vocab_size": 64, "initializer_range": 0.15, "eos_token_id": 2}
     wide = {
         "hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 4,
-        "num_key_value_heads": 2, "pad_token_id": 0, "bos_token_id": 1,
+        "num_key_value_heads": 2, "pad_token_id": 0, "bos_token_id": 1, "num_hidden_layers": 3,
     }  # fmt: skip
-    pair = []
-    for layers in (3, 1):
-        torch.manual_seed(layers)
-        if name == "gpt2":
-            config = GPT2Config(n_embd=32, n_layer=layers, n_head=4, pad_token_id=0, **shape)
-            pair.append(GPT2LMHeadModel(config).double().eval())
-        elif name == "qwen2":
-            config = Qwen2Config(num_hidden_layers=layers, **wide, **shape)
-            pair.append(Qwen2ForCausalLM(config).double().eval())
-        else:
-            config = Qwen3Config(num_hidden_layers=layers, head_dim=8, **wide, **shape)
-            pair.append(Qwen3ForCausalLM(config).double().eval())
-    return pair[0], pair[1]
+    if name == "gpt2":
+        config = GPT2Config(n_embd=32, n_layer=3, n_head=4, pad_token_id=0, **shape)
+        target = GPT2LMHeadModel(config)
+    elif name == "qwen2":
+        target = Qwen2ForCausalLM(Qwen2Config(**wide, **shape))
+    else:
+        target = Qwen3ForCausalLM(Qwen3Config(head_dim=8, **wide, **shape))
+    target = target.double().eval()
+    draft = copy.deepcopy(target)
+    with torch.no_grad():
+        for weight in draft.parameters():
+            weight += 0.1 * weight.std().nan_to_num() * torch.randn_like(weight)
+    return target, draft
 
 
 def random_rows(count: int) -> list[torch.Tensor]:
@@ -198,6 +200,20 @@ def test_every_kind_of_ending_equals_plain_generate(eos: int | None) -> None:
         expected = target.generate(**inputs, do_sample=False, **settings)
         out = target.generate(**inputs, do_sample=False, custom_generate=gov, **settings)
         assert out.tolist() == expected.tolist()
+
+
+def test_a_draft_with_a_shorter_context_stops_drafting_there() -> None:
+    target, draft = random_models("gpt2")
+    short = copy.deepcopy(draft)
+    short.config.max_position_embeddings = 40
+    short.transformer.wpe.weight.data = short.transformer.wpe.weight.data[:40]
+    gov = govern(target, draft_model=short, policy={"version": 1, "length": POLICIES["heuristic"]})
+    rows = random_rows(3)
+    expected = [plain(target, row, max_new_tokens=70) for row in rows]
+    out = target.generate(
+        **pad_left(rows, 0), max_new_tokens=70, do_sample=False, custom_generate=gov
+    )
+    assert_same(out, max(len(row) for row in rows), expected, 0.0)
 
 
 def test_return_sequences_and_dictionary() -> None:
