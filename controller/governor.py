@@ -108,8 +108,9 @@ class _Step:
     step_id: int
     view: View
     quoted: Quote
-    position_acceptance: Floats
-    log_survival: Floats
+    frailty: Floats  # of the present token, from its confidence (n,)
+    next_frailty: Floats  # of the next token, from the present one's confidence (n,)
+    log_survival: Floats  # (n,)
 
 
 class Governor:
@@ -132,6 +133,7 @@ class Governor:
         self._positions = np.arange(self.max_draft_len)
         self._by_position = AcceptanceEstimator(self.max_draft_len)
         self._by_confidence = AcceptanceEstimator(NUM_CONFIDENCE_CELLS)
+        self._after_confidence = AcceptanceEstimator(NUM_CONFIDENCE_CELLS)  # of the next token
         self._cost = CostEstimator(self.max_draft_len)
         self._correction = PriceCorrection()
         self._free: list[int] = []
@@ -147,8 +149,10 @@ class Governor:
         fresh = range(self._num_slots, self._num_slots + num_requests - len(reused))
         self._num_slots += len(fresh)
         slots = np.array([*reused, *fresh], np.int32)
-        for array in (self._admitted_at, self._match_run, self._by_position, self._by_confidence):
-            _reset(array, slots)
+        for array in (self._admitted_at, self._match_run):
+            array.reset(slots)
+        for estimator in (self._by_position, self._by_confidence, self._after_confidence):
+            estimator.admit(slots)
         self._admitted_at.values[slots] = self._num_steps
         self._policy.admit(slots)
         return slots
@@ -167,18 +171,23 @@ class Governor:
             batch_size: rows that the forwards run over, where finished ones still take part;
                 n by default.
         """
-        view, quoted, acceptance = self._look(slots, batch_size or max(1, len(slots)))
+        view, quoted = self._look(slots, batch_size or max(1, len(slots)))
         draft_len = self._policy.decide(view)
         if not self._host.ragged_ok and len(slots):
             draft_len = np.full_like(draft_len, round(float(draft_len.mean())))
         self._num_steps += 1
-        log_survival = np.zeros(len(slots))
-        self._step = _Step(self._num_steps, view, quoted, acceptance, log_survival)
+        self._step = _Step(
+            self._num_steps,
+            view,
+            quoted,
+            self._by_confidence.frailty(slots),
+            self._after_confidence.frailty(slots),
+            np.zeros(len(slots)),
+        )
         return Plan(self._num_steps, draft_len, self._theta(view))
 
-    def _look(self, slots: Ints, batch_size: int) -> tuple[View, Quote, Floats]:
-        acceptance = self._by_position.acceptance(slots, self._positions)
-        survival = acceptance.cumprod(axis=1)
+    def _look(self, slots: Ints, batch_size: int) -> tuple[View, Quote]:
+        survival = self._by_position.acceptance(slots, self._positions).cumprod(axis=1)
         round_s = self._cost.round_s(batch_size)
         if np.isnan(round_s[0]) or len(slots) == 0:
             quoted = Quote(np.nan, 0, np.ones(len(slots)))
@@ -196,7 +205,7 @@ class Governor:
             best_len=quoted.draft_len,
             probe_len=self._cost.next_probe(batch_size),
         )
-        return view, quoted, acceptance
+        return view, quoted
 
     @staticmethod
     def _theta(view: View) -> float:
@@ -235,17 +244,16 @@ class Governor:
         step = self._step
         if step is None or step.step_id != step_id or position >= self.max_draft_len:
             return np.ones(len(rows), np.bool_)
-        slots = step.view.slots[rows]
-        cells = confidence_cells(confidence)[:, None]
-        acceptance = self._by_confidence.acceptance(slots, cells)[:, 0]
-        step.log_survival[rows] += np.log(acceptance)
+        cells = confidence_cells(confidence)
+        step.log_survival[rows] -= step.frailty[rows] * self._by_confidence.hazard[cells]
+        next_hazard = step.next_frailty[rows] * self._after_confidence.hazard[cells]
         return self._policy.stop(
             Progress(
                 view=step.view,
                 rows=rows,
                 position=position,
                 survival=np.exp(step.log_survival[rows]),
-                next_acceptance=step.position_acceptance[rows, position],
+                next_acceptance=np.exp(-next_hazard),
             )
         )
 
@@ -263,6 +271,7 @@ class Governor:
             if outcomes.confidence is not None:
                 cells = confidence_cells(outcomes.confidence[current, :width])
                 self._by_confidence.update(slots, cells, hit, seen)
+                self._after_confidence.update(slots, cells[:, :-1], hit[:, 1:], seen[:, 1:])
         # The next token that the draft reads continues a draft that was accepted in full.
         drafted = proposed > 0
         run = np.where(observed == accepted, accepted, 0)
@@ -309,10 +318,3 @@ class Governor:
 
     def close(self) -> None:
         """Nothing is held open yet; hosts call it when they are done."""
-
-
-def _reset(array: SlotArray | AcceptanceEstimator, slots: Ints) -> None:
-    if isinstance(array, AcceptanceEstimator):
-        array.admit(slots)
-    else:
-        array.reset(slots)

@@ -17,11 +17,12 @@ def lower_hull(seconds: Floats) -> Floats:
     one; along the hull marginal costs never fall, so a test of the next token alone is right.
     """
     corners: list[int] = []
-    for i in range(len(seconds)):
+    values = seconds.tolist()  # plain floats: ten times faster here than numpy's
+    for i, value in enumerate(values):
         while len(corners) >= 2:
             first, second = corners[-2], corners[-1]
-            rise = (seconds[i] - seconds[first]) * (second - first)
-            if (seconds[second] - seconds[first]) * (i - first) < rise:
+            rise = (value - values[first]) * (second - first)
+            if (values[second] - values[first]) * (i - first) < rise:
                 break
             corners.pop()
         corners.append(i)
@@ -101,8 +102,8 @@ class CostEstimator:
         self._lengths = np.arange(max_draft_len + 1.0)
         self._buckets: dict[int, tuple[Curve, Curve, Curve]] = {}
         self._num_rounds: dict[int, int] = {}
-        # Two passes over the ends and the middle tell a curve's level, slope and bend.
-        self._probes = (min(4, max_draft_len), 0, max_draft_len) * 2
+        # Two passes tell the curve's level, slope and bend; longer drafts are extrapolated.
+        self._probes = (min(4, max_draft_len), 0, min(8, max_draft_len)) * 2
 
     @staticmethod
     def _key(batch_size: int) -> int:

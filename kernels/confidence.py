@@ -8,9 +8,8 @@ import torch
 def max_probability(scores: torch.Tensor) -> torch.Tensor:
     """Largest probability of softmax(scores) in each row.
 
-    `max softmax(x) = exp(max x - logsumexp x)`: no distribution is written out. It is a property
-    of the distribution alone; the token drawn from it plays no part, so a decision that uses it
-    stays lossless.
+    It is a property of the distribution alone; the token drawn from it plays no part, so a
+    decision that uses it stays lossless.
 
     Args:
         scores: (..., vocab) logits or processed scores.
@@ -18,4 +17,4 @@ def max_probability(scores: torch.Tensor) -> torch.Tensor:
     Returns:
         (...,) in (0, 1], the dtype of `scores`.
     """
-    return torch.exp(scores.amax(dim=-1) - torch.logsumexp(scores, dim=-1))
+    return scores.softmax(dim=-1).amax(dim=-1)

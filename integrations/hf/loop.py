@@ -49,15 +49,15 @@ class _Verdict:
 
     Attributes:
         num_accepted: (rows,) drafted tokens accepted.
-        emitted: (rows, width) accepted tokens and the one that follows, on the device.
-        emitted_host: the same as numpy.
+        following: (rows,) the token after the last accepted one, on the device.
+        emitted: (rows, width) accepted tokens and the one that follows.
         scores: (rows, width, vocab) processed scores.
         probs: (rows, width) the target's probability of each emitted token; None under greedy.
     """
 
     num_accepted: Longs
-    emitted: torch.Tensor
-    emitted_host: Longs
+    following: torch.Tensor
+    emitted: Longs
     scores: torch.Tensor
     probs: torch.Tensor | None
 
@@ -192,14 +192,14 @@ class Decoding:
         emitted.scatter_(1, accepted[:, None], following[:, None])
         probs = p.gather(2, emitted[..., None]).squeeze(2) if self._do_sample else None
         host = HostCopy(torch.cat([accepted[:, None], emitted], dim=1)).get()
-        return _Verdict(host[:, 0], emitted, host[:, 1:], scores, probs)
+        return _Verdict(host[:, 0], following, host[:, 1:], scores, probs)
 
     def _settle(self, verdict: _Verdict, logits: torch.Tensor) -> Longs:
         """Append what was emitted; returns how many tokens each row kept (rows,)."""
         texts = self._texts
         count = np.where(texts.finished, 0, verdict.num_accepted + 1)
         before = texts.num_tokens
-        kept = texts.append(verdict.emitted, verdict.emitted_host, count)
+        kept = texts.append(verdict.following, verdict.emitted, count)
         if verdict.probs is not None:
             self._draft.note_probs(verdict.probs, before, kept)
         first = before - texts.prompt_len

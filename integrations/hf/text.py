@@ -70,18 +70,18 @@ class Texts:
         """Tokens (rows,) that may still be added."""
         return np.where(self.finished, 0, self._max_length - self.num_tokens)
 
-    def draft(self, column: int, drafted: torch.Tensor) -> None:
-        """Write the drafted tokens (rows,) at `column` places after the settled text."""
+    def draft(self, column: int | Longs, drafted: torch.Tensor) -> None:
+        """Write tokens (rows,) at `column` places after the settled text."""
         # A finished row writes into the spare column; nobody reads it.
         index = np.minimum(self.num_tokens + column, self._max_length)
         self.tokens.scatter_(1, _to(index, self.tokens)[:, None], drafted[:, None])
 
-    def append(self, emitted: torch.Tensor, emitted_host: Longs, count: Longs) -> Longs:
-        """Settle new tokens and find the rows that end.
+    def append(self, following: torch.Tensor, emitted: Longs, count: Longs) -> Longs:
+        """Settle the accepted tokens, which `draft` has written, and the one that follows.
 
         Args:
-            emitted: (rows, width) new tokens on the device.
-            emitted_host: the same as numpy.
+            following: (rows,) the token after the last accepted one, on the device.
+            emitted: (rows, width) accepted tokens and the one that follows.
             count: (rows,) how many of them each row has; 0 for finished rows.
 
         Returns:
@@ -89,12 +89,8 @@ class Texts:
         """
         columns = np.arange(emitted.shape[1])
         new = columns < count[:, None]
-        row, column = np.nonzero(new)
-        target = (self.num_tokens[:, None] + columns)[row, column]
-        rows, targets, sources = (_to(x, self.tokens) for x in (row, target, column))
-        self.tokens[rows, targets] = emitted[rows, sources]
-
-        ends = new & np.isin(emitted_host, self._eos)
+        self.draft(np.maximum(count - 1, 0), following)
+        ends = new & (emitted[..., None] == self._eos).any(axis=-1)
         if self._others:
             ends |= self._ask_others(new)
         ends |= (self.num_tokens[:, None] + columns + 1 >= self._max_length) & new

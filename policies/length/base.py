@@ -24,7 +24,7 @@ class LengthSettings(BaseModel):
 
     policy: str
     max_draft_len: int = Field(
-        default=16, ge=1, le=64, description="Largest number of tokens drafted in a round."
+        default=32, ge=1, le=64, description="Largest number of tokens drafted in a round."
     )
 
 
