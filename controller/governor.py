@@ -49,12 +49,10 @@ class Plan:
     Attributes:
         step_id: to be given back with the outcome.
         draft_len: (n,) tokens to draft for each request.
-        theta: survival below which verifying one more token does not pay; 0 while unknown.
     """
 
     step_id: int
     draft_len: Ints
-    theta: float
 
 
 @dataclass(frozen=True)
@@ -184,7 +182,7 @@ class Governor:
             self._after_confidence.frailty(slots),
             np.zeros(len(slots)),
         )
-        return Plan(self._num_steps, draft_len, self._theta(view))
+        return Plan(self._num_steps, draft_len)
 
     def _look(self, slots: Ints, batch_size: int) -> tuple[View, Quote]:
         survival = self._by_position.acceptance(slots, self._positions).cumprod(axis=1)
@@ -206,13 +204,6 @@ class Governor:
             probe_len=self._cost.next_probe(batch_size),
         )
         return view, quoted
-
-    @staticmethod
-    def _theta(view: View) -> float:
-        """Price x seconds of one more verified token, averaged over draft lengths."""
-        if np.isnan(view.price):
-            return 0.0
-        return min(1.0, view.price * float(view.marginal_s.mean()) / len(view.slots))
 
     @property
     def wants_confidence(self) -> bool:

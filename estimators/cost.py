@@ -60,6 +60,8 @@ class Curve:
     def values(self) -> Floats:
         """The curve at 1 to max_x (max_x,)."""
         known = np.flatnonzero(self._count >= 0.5)
+        if len(known) == len(self._places):
+            return self._values.copy()
         if len(known) == 0:
             return np.full(len(self._places), np.nan)
         result: Floats = np.interp(self._places, self._places[known], self._values[known])

@@ -31,6 +31,8 @@ def verify_greedy(
         num_accepted (requests,) and next_token (requests,): the correction after the last
         accepted token, or the bonus token after full acceptance.
     """
+    if draft_tokens.shape[1] == 0:
+        return torch.zeros_like(draft_len), target_tokens[:, 0]
     accept = target_tokens[:, :-1] == draft_tokens
     num_accepted = _leading_true(accept, draft_len)
     return num_accepted, target_tokens.gather(1, num_accepted[:, None]).squeeze(1)
