@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 from flyball.controller.policy_file import PolicyFile
 from flyball.controller.price import PriceCorrection, Quote, quote
 from flyball.estimators.acceptance import (
-    NUM_CONFIDENCE_CELLS,
+    CONFIDENCE_PRIOR,
+    FLAT_PRIOR,
     AcceptanceEstimator,
     confidence_cells,
 )
@@ -129,9 +130,10 @@ class Governor:
         self._policy = policy.make_length_policy()
         self.max_draft_len = min(policy.length.max_draft_len, host.max_draft_len)
         self._positions = np.arange(self.max_draft_len)
-        self._by_position = AcceptanceEstimator(self.max_draft_len)
-        self._by_confidence = AcceptanceEstimator(NUM_CONFIDENCE_CELLS)
-        self._after_confidence = AcceptanceEstimator(NUM_CONFIDENCE_CELLS)  # of the next token
+        self._by_position = AcceptanceEstimator(np.full(self.max_draft_len, FLAT_PRIOR))
+        self._by_confidence = AcceptanceEstimator(CONFIDENCE_PRIOR)
+        # Of the token after: half way from this token's confidence to no knowledge.
+        self._after_confidence = AcceptanceEstimator((CONFIDENCE_PRIOR + FLAT_PRIOR) / 2)
         self._cost = CostEstimator(self.max_draft_len)
         self._correction = PriceCorrection()
         self._free: list[int] = []

@@ -15,7 +15,10 @@ Slots = NDArray[np.int32]
 _CONFIDENCE_EDGES = np.array(
     [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.87, 0.92, 0.95, 0.97, 0.985, 0.995]
 )
-NUM_CONFIDENCE_CELLS = len(_CONFIDENCE_EDGES) + 1
+_CENTRES = np.convolve(np.concatenate([[0.0], _CONFIDENCE_EDGES, [1.0]]), [0.5, 0.5], "valid")
+# A draft that is as often right as it is sure: what is believed before any outcome.
+CONFIDENCE_PRIOR = -np.log(_CENTRES)
+FLAT_PRIOR = -np.log(0.7)
 
 
 def confidence_cells(confidence: Floats) -> NDArray[np.intp]:
@@ -44,8 +47,8 @@ class AcceptanceEstimator:
     what makes censoring harmless.
 
     Args:
-        num_cells: number of cells.
-        prior_acceptance: acceptance believed in before any outcome.
+        prior: (cells,) cumulative hazards believed in before any outcome. What is seen first
+            scales all of them together, then each cell goes its own way.
         shape: of the Gamma prior; 1 / shape is the variance of the frailty between requests. 2
             fits domains whose acceptance per token ranges from 0.4 to 0.95.
         memory: observed rounds after which a shared count has lost 1 - 1/e of its weight.
@@ -54,21 +57,20 @@ class AcceptanceEstimator:
 
     def __init__(
         self,
-        num_cells: int,
-        prior_acceptance: float = 0.7,
+        prior: Floats,
         shape: float = 2.0,
         memory: float = 400.0,
         request_memory: float = 40.0,
     ) -> None:
-        self._prior_hazard = -np.log(prior_acceptance)
+        self._prior = prior
         self._shape = shape
         self._keep = float(np.exp(-1.0 / memory))
         self._keep_request = float(np.exp(-1.0 / request_memory))
-        self._rejections = np.zeros(num_cells)
-        self._exposure = np.zeros(num_cells)
+        self._rejections = np.zeros(len(prior))
+        self._exposure = np.zeros(len(prior))
         self._request_rejections = SlotArray(0.0)
         self._request_exposure = SlotArray(0.0)
-        self.hazard = np.full(num_cells, self._prior_hazard)
+        self.hazard = prior.copy()
 
     def admit(self, slots: Slots) -> None:
         """Forget what earlier requests in these slots did."""
@@ -134,6 +136,6 @@ class AcceptanceEstimator:
         keep = np.where(seen, self._keep_request, 1.0)
         own_rejections[slots] = own_rejections[slots] * keep + rejected.sum(axis=1)
         own_exposure[slots] = own_exposure[slots] * keep + (hazard * weight).sum(axis=1)
-        # Each cell leans on all cells together, these on the prior; 4 tokens of weight each.
-        pooled = (4 * self._prior_hazard + self._rejections.sum()) / (4 + self._exposure.sum())
-        self.hazard = (4 * pooled + self._rejections) / (4 + self._exposure)
+        # The prior, scaled to what all cells saw, weighs as much as 4 tokens in each of them.
+        scale = (2.0 + self._rejections.sum()) / (2.0 + self._prior @ self._exposure)
+        self.hazard = (4.0 * scale * self._prior + self._rejections) / (4.0 + self._exposure)

@@ -1,6 +1,8 @@
 import numpy as np
 
-from flyball.estimators.acceptance import AcceptanceEstimator, confidence_cells
+from flyball.estimators.acceptance import FLAT_PRIOR, AcceptanceEstimator, confidence_cells
+
+PRIOR = np.full(4, FLAT_PRIOR)
 
 
 def simulate(estimator: AcceptanceEstimator, acceptance: np.ndarray, rounds: int) -> None:
@@ -23,7 +25,7 @@ def simulate(estimator: AcceptanceEstimator, acceptance: np.ndarray, rounds: int
 
 def test_requests_are_told_apart_although_rejections_censor_what_follows() -> None:
     truth = np.array([0.4, 0.6, 0.8, 0.95] * 8)
-    estimator = AcceptanceEstimator(4, request_memory=1e9, memory=1e9)
+    estimator = AcceptanceEstimator(PRIOR, request_memory=1e9, memory=1e9)
     simulate(estimator, truth, 400)
     slots = np.arange(len(truth), dtype=np.int32)
     estimate = estimator.acceptance(slots, np.arange(4))
@@ -31,7 +33,7 @@ def test_requests_are_told_apart_although_rejections_censor_what_follows() -> No
 
 
 def test_a_new_request_is_believed_to_be_like_the_others() -> None:
-    estimator = AcceptanceEstimator(4)
+    estimator = AcceptanceEstimator(PRIOR)
     simulate(estimator, np.full(16, 0.9), 200)
     fresh = np.array([40], np.int32)
     estimator.admit(fresh)
@@ -39,7 +41,7 @@ def test_a_new_request_is_believed_to_be_like_the_others() -> None:
 
 
 def test_what_was_not_observed_changes_nothing() -> None:
-    estimator = AcceptanceEstimator(4)
+    estimator = AcceptanceEstimator(PRIOR)
     slots = np.arange(3, dtype=np.int32)
     estimator.admit(slots)
     before = estimator.acceptance(slots, np.arange(4))
@@ -49,7 +51,7 @@ def test_what_was_not_observed_changes_nothing() -> None:
 
 
 def test_a_reused_slot_forgets_its_former_request() -> None:
-    estimator = AcceptanceEstimator(4)
+    estimator = AcceptanceEstimator(PRIOR)
     simulate(estimator, np.array([0.2, 0.9]), 50)
     slots = np.array([0], np.int32)
     estimator.admit(slots)
