@@ -65,6 +65,8 @@ def demo(
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Decode a stream that changes domain in every mode, and compare tokens per second."""
+    from transformers.utils import logging
+
     from flyball.commands.demo_picture import draw
     from flyball.demo.loader import load_demo
 
@@ -73,6 +75,8 @@ def demo(
             f"{picture}: expected a file in an existing folder that ends in .png, .pdf or .svg"
         )
     console = Console(stderr=as_json)
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
     with console.status("loading the demo models"):
         models = load_demo()
     trail = Trail()
