@@ -24,7 +24,7 @@ FLAT_PRIOR = -np.log(0.7)
 def confidence_cells(confidence: Floats) -> NDArray[np.intp]:
     """Cell of each confidence, the draft's largest probability at a position."""
     # NaN counts as no confidence; searchsorted would put it last.
-    return np.searchsorted(_CONFIDENCE_EDGES, np.nan_to_num(confidence))
+    return np.searchsorted(_CONFIDENCE_EDGES, np.fmax(confidence, 0.0))
 
 
 class AcceptanceEstimator:
@@ -116,11 +116,12 @@ class AcceptanceEstimator:
         seen = observed.any(axis=1)
         if not seen.any():
             return
-        cells = np.broadcast_to(cells, observed.shape)
+        if cells.ndim < 2:
+            cells = np.broadcast_to(cells, observed.shape)
         rejected = np.where(observed, 1.0 - accepted, 0.0)
         frailty = self.frailty(slots)
         hazard = self.hazard[cells]
-        rate = np.clip(frailty[:, None] * hazard, 1e-6, 100.0)
+        rate = np.minimum(np.maximum(frailty[:, None] * hazard, 1e-6), 100.0)
         weight = observed - rejected * (1.0 - (1.0 / rate - 1.0 / np.expm1(rate)))
         num_cells = len(self.hazard)
         self._rejections *= self._keep

@@ -68,6 +68,7 @@ class ModelDraft:
         self._do_sample = do_sample
         self._seen: Longs = texts.num_padding.copy()  # columns of the text in the cache
         self._fed: Longs = np.zeros_like(self._seen)  # drafted tokens in the cache, by row
+        self._row = np.zeros(len(self._seen), np.intp)  # of the plan, by row of the batch
         self._num_fed = 0
         self._context = getattr(cached.model.config, "max_position_embeddings", None) or 2**62
         self._text_probs: torch.Tensor | None = None
@@ -162,6 +163,7 @@ class ModelDraft:
         if not draft_len.any():
             nothing = texts.tokens[:, :0]
             return Proposal(nothing, draft_len, None, None)
+        self._row = np.cumsum(~texts.finished) - 1
         logits = self.read(slots)
         for position in range(1, int(draft_len.max()) + 1):
             scores = self._processors(texts.tokens, texts.num_tokens + position - 1, logits)
@@ -200,8 +202,7 @@ class ModelDraft:
         if len(going_on) == 0:
             return draft_len
         confidence = confidences[position - 1].get()[going_on].astype(np.float64)
-        rows = np.searchsorted(np.flatnonzero(~self._texts.finished), going_on)
-        stopped = self._governor.stop(plan.step_id, rows, position, confidence)
+        stopped = self._governor.stop(plan.step_id, self._row[going_on], position, confidence)
         draft_len = draft_len.copy()
         draft_len[going_on[stopped]] = len(confidences)
         return draft_len
