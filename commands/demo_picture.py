@@ -31,7 +31,8 @@ def draw(path: Path, tallies: dict[str, Tally], trail: Trail) -> None:
     length.set_ylabel("drafted tokens")
     length.set_title("What the governor does as the stream changes domain")
     observed = np.minimum(accepted + 1, drafted)
-    share = _smooth(accepted) / np.maximum(_smooth(observed), 1e-9)
+    share = np.full(len(rounds), np.nan)  # where nothing was drafted, nothing was observed
+    np.divide(_smooth(accepted), _smooth(observed), out=share, where=_smooth(observed) > 1e-9)
     accept.plot(rounds, share, color="#a3471c", label=f"over {WINDOW} rounds")
     accept.set_ylabel("accepted per\nobserved token")
     accept.set_xlabel("round")
