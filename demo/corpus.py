@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import sysconfig
 from pathlib import Path
-from pydoc_data.topics import topics  # type: ignore[import-untyped, unused-ignore]
+from pydoc_data.topics import topics
 
 DOMAINS = ("code", "prose", "tables")
 HELD_OUT_EVERY = 10

@@ -118,7 +118,7 @@ def make_gov(pair: tuple[Any, Any], name: str) -> GovernedGenerate:
     host = HostInfo("test", padded=name != "goodput_ragged")
     policy = load_policy({"version": 1, "length": POLICIES[name]})
     gov = GovernedGenerate(*pair, policy, host)
-    gov.governor._cost = SteppedCost()  # type: ignore[assignment]
+    gov.governor._cost = SteppedCost()
     return gov
 
 
