@@ -5,16 +5,17 @@ from __future__ import annotations
 import torch
 
 
-def max_probability(scores: torch.Tensor) -> torch.Tensor:
-    """Largest probability of softmax(scores) in each row.
+def most_probable(scores: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Largest probability of softmax(scores) in each row, and the token that has it.
 
-    It is a property of the distribution alone; the token drawn from it plays no part, so a
-    decision that uses it stays lossless.
+    The probability is a property of the distribution alone; a token drawn from it plays no part,
+    so a decision that uses it stays lossless.
 
     Args:
         scores: (..., vocab) logits or processed scores.
 
     Returns:
-        (...,) in (0, 1], the dtype of `scores`.
+        (...,) probabilities in (0, 1], the dtype of `scores`, and (...,) token ids.
     """
-    return scores.softmax(dim=-1).amax(dim=-1)
+    probability, token = scores.softmax(dim=-1).max(dim=-1)
+    return probability, token

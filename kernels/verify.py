@@ -1,12 +1,16 @@
 """Chain verification: how much of a draft the target accepts, and the token that follows.
 
-Both functions are the torch reference. `draft_len` says per request how many of the `K` columns
-were proposed; what stands beyond is never looked at.
+`draft_len` says per request how many of the `K` columns were proposed; what stands beyond is never
+looked at.
 """
 
 from __future__ import annotations
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
+
+Longs = NDArray[np.int64]
 
 
 def _leading_true(accept: torch.Tensor, draft_len: torch.Tensor) -> torch.Tensor:
@@ -17,10 +21,10 @@ def _leading_true(accept: torch.Tensor, draft_len: torch.Tensor) -> torch.Tensor
     return (accept & proposed).long().cumprod(dim=1).sum(dim=1)
 
 
-def verify_greedy(
-    target_tokens: torch.Tensor, draft_tokens: torch.Tensor, draft_len: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor]:
+def verify_greedy(target_tokens: Longs, draft_tokens: Longs, draft_len: Longs) -> Longs:
     """Accept a draft as long as it repeats the target's argmax.
+
+    On the host, where both are wanted anyway: a round reads them once, in one copy.
 
     Args:
         target_tokens: (requests, K + 1) the target's argmax at each verified position.
@@ -28,14 +32,13 @@ def verify_greedy(
         draft_len: (requests,) number of drafted tokens that count, at most K.
 
     Returns:
-        num_accepted (requests,) and next_token (requests,): the correction after the last
-        accepted token, or the bonus token after full acceptance.
+        num_accepted (requests,): the target's tokens up to and including this index are the
+        emitted ones, the last of them the correction, or the bonus token after full acceptance.
     """
-    if draft_tokens.shape[1] == 0:
-        return torch.zeros_like(draft_len), target_tokens[:, 0]
     accept = target_tokens[:, :-1] == draft_tokens
-    num_accepted = _leading_true(accept, draft_len)
-    return num_accepted, target_tokens.gather(1, num_accepted[:, None]).squeeze(1)
+    accept &= np.arange(accept.shape[1]) < draft_len[:, None]
+    num_accepted: Longs = accept.cumprod(axis=1).sum(axis=1)
+    return num_accepted
 
 
 def verify_sampled(

@@ -3,117 +3,134 @@
 from __future__ import annotations
 
 import inspect
+import time
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from transformers import DynamicCache, PreTrainedModel
+from transformers import PreTrainedModel
 
-Bools = NDArray[np.bool_]
+from flyball.integrations.hf.cache import RowCache
+from flyball.integrations.hf.device import upload
+
+Longs = NDArray[np.int64]
 
 
 class CachedModel:
-    """Forwards with explicit positions over a cache whose rejected columns are masked.
+    """Forwards in which every row continues its own text.
 
-    The cache is never cut row by row: columns that a row does not keep stay as holes that its
-    attention mask skips; columns that no row keeps are cropped. Position ids count a row's real
-    tokens, so every row sees exactly the text that it would see alone.
+    Position ids count a row's own tokens and its mask ends at its own last token, so every row
+    sees exactly the text that it would see alone. Who calls keeps count of each row's length:
+    to forget rejected tokens is to pass a smaller one.
 
     Args:
         model: decoder-only model that passed `checks.check_model`.
-        batch_size: rows.
-        cache: to continue from, or None for a new one; its columns must be free of holes.
+        num_rows: most rows at a time.
+        capacity: columns to start with; more are added as needed.
+
+    Attributes:
+        forward_s: seconds spent in the model's forwards (on a GPU: in launching them).
     """
 
-    def __init__(
-        self, model: PreTrainedModel, batch_size: int, cache: DynamicCache | None = None
-    ) -> None:
+    def __init__(self, model: PreTrainedModel, num_rows: int, capacity: int = 256) -> None:
         self.model = model
-        self.cache = DynamicCache(config=model.config) if cache is None else cache
-        self._num_columns = self.cache.get_seq_length()
-        self._valid: Bools = np.ones((batch_size, max(256, 2 * self._num_columns)), np.bool_)
-        self._has_holes = False
+        self.context: int = getattr(model.config, "max_position_embeddings", None) or 2**62
+        self.forward_s = 0.0
+        self._cache = RowCache(model, num_rows, capacity)
         self._takes_logits_to_keep = (
             "logits_to_keep" in inspect.signature(model.forward).parameters
         )
-        self._additive = model.config._attn_implementation == "eager"
+        self._causal = torch.empty(0)
+        self._causal_room = 0
 
-    def forward(
-        self,
-        tokens: torch.Tensor,
-        valid: Bools,
-        first_position: NDArray[np.int64],
-        num_logits: int,
-    ) -> torch.Tensor:
+    def read_prompts(self, tokens: torch.Tensor, lengths: Longs, rows: Longs) -> torch.Tensor:
+        """Fill empty rows.
+
+        Args:
+            tokens: (r, width) prompts from column 0 on; anything behind their ends.
+            lengths: (r,) tokens of each prompt, at least 1.
+            rows: (r,) rows to fill.
+
+        Returns:
+            (r, vocab) logits after each prompt.
+        """
+        self._cache.begin_prompt(rows, tokens.shape[1], tokens.device)
+        # What follows a prompt's end is never attended to, so the causal mask alone is right.
+        positions = torch.arange(tokens.shape[1], device=tokens.device).expand(tokens.shape)
+        last, place = np.unique(lengths - 1, return_inverse=True)
+        wanted = upload(last, tokens.device)
+        logits = self._run(tokens, positions, None, wanted)
+        if not self._takes_logits_to_keep:
+            logits = logits[:, wanted]
+        return logits[torch.arange(len(rows), device=tokens.device), upload(place, tokens.device)]
+
+    def forward(self, tokens: torch.Tensor, lengths: Longs, num_logits: int = 0) -> torch.Tensor:
         """Feed one block of columns.
 
         Args:
-            tokens: (rows, width) token ids; anything where not valid.
-            valid: (rows, width) which columns hold a token of the row, kept until `keep`.
-            first_position: (rows,) tokens that the row has in the cache.
-            num_logits: how many of the last columns need logits.
+            tokens: (rows, width) token ids; a row may end in columns that it does not keep.
+            lengths: (rows,) tokens that each row has in the cache.
+            num_logits: how many of the last columns need logits; 0 for all.
 
         Returns:
             (rows, num_logits, vocab) logits.
         """
         width = tokens.shape[1]
-        self._reserve(width)
-        start, end = self._num_columns, self._num_columns + width
-        self._valid[:, start:end] = valid
-        self._has_holes = self._has_holes or not valid.all()
-        # A hole has position 0: any other may lie beyond the model's context.
-        positions = np.where(valid, first_position[:, None] + valid.cumsum(axis=1) - 1, 0)
-        extra = {"logits_to_keep": num_logits} if self._takes_logits_to_keep else {}
+        num_columns = self._cache.begin_step(lengths, width, tokens.device)
+        # Only columns that are not kept lie beyond the context.
+        positions = np.minimum(lengths[:, None] + np.arange(width), self.context - 1)
+        mask = self._mask(lengths, width, num_columns, tokens.device)
+        logits = self._run(tokens, upload(positions, tokens.device), mask, num_logits)
+        return logits[:, -num_logits:]
+
+    def move_row(self, source: int, target: int) -> None:
+        """Copy one row over another."""
+        self._cache.move_row(source, target)
+
+    def _run(
+        self,
+        tokens: torch.Tensor,
+        positions: torch.Tensor,
+        mask: torch.Tensor | None,
+        logits_to_keep: int | torch.Tensor,
+    ) -> torch.Tensor:
+        extra = {"logits_to_keep": logits_to_keep} if self._takes_logits_to_keep else {}
+        start = time.perf_counter()
         output = self.model(
             input_ids=tokens,
-            attention_mask=self._attention_mask(start, end, tokens.device),
-            position_ids=torch.from_numpy(positions).to(tokens.device),
-            past_key_values=self.cache,
+            attention_mask=mask,
+            position_ids=positions,
+            past_key_values=self._cache,
             use_cache=True,
             **extra,
         )
-        self._num_columns = end
-        logits: torch.Tensor = output.logits[:, -num_logits:]
+        self.forward_s += time.perf_counter() - start
+        logits: torch.Tensor = output.logits
         return logits
 
-    def keep(self, kept: Bools) -> None:
-        """Settle which of the columns fed last each row keeps.
-
-        Args:
-            kept: (rows, width) for the last `width` columns, those of several forwards included.
-        """
-        width = kept.shape[1]
-        used = np.flatnonzero(kept.any(axis=0))
-        surplus = width - (int(used[-1]) + 1 if len(used) else 0)
-        start = self._num_columns - width
-        self._valid[:, start : self._num_columns] = kept
-        if surplus:
-            self.cache.crop(-surplus)
-            self._num_columns -= surplus
-        if not kept[:, : width - surplus].all():
-            self._has_holes = True
-
-    def _attention_mask(self, start: int, end: int, device: torch.device) -> torch.Tensor | None:
-        """Which columns each query sees (rows, 1, width, columns); None where the model knows."""
-        width = end - start
-        if not self._has_holes and (width == 1 or start == 0):
+    def _mask(
+        self, lengths: Longs, width: int, num_columns: int, device: torch.device
+    ) -> torch.Tensor | None:
+        """What to add to attention scores (rows, 1, width, columns); None where all is seen."""
+        if len(lengths) == 1:
+            return self._single_mask(width, num_columns, device) if width > 1 else None
+        if width == 1 and (lengths == lengths[0]).all():
             return None
-        causal = torch.ones(width, end, dtype=torch.bool, device=device).tril(start)
-        if self._has_holes:
-            valid = torch.from_numpy(self._valid[:, :end]).to(device)
-            # A query in a hole sees itself: a row that sees nothing would turn into NaN.
-            visible = causal & valid[:, None, None, :] | causal.triu(start)
-        else:
-            visible = causal.expand(len(self._valid), 1, width, end)
-        if not self._additive:
-            return visible
-        dtype = self.model.dtype
-        mask = torch.zeros(visible.shape, dtype=dtype, device=device)
-        return mask.masked_fill_(~visible, torch.finfo(dtype).min)
+        limit = upload(lengths[:, None] + np.arange(width), device)
+        hidden = torch.arange(num_columns, device=device) > limit[:, None, :, None]
+        mask = torch.zeros(hidden.shape, dtype=self.model.dtype, device=device)
+        return mask.masked_fill_(hidden, torch.finfo(self.model.dtype).min)
 
-    def _reserve(self, width: int) -> None:
-        needed = self._num_columns + width
-        if needed > self._valid.shape[1]:
-            grown = np.ones((len(self._valid), 2 * needed), np.bool_)
-            grown[:, : self._num_columns] = self._valid[:, : self._num_columns]
-            self._valid = grown
+    def _single_mask(self, width: int, num_columns: int, device: torch.device) -> torch.Tensor:
+        """The same for one row: a window of one triangle, which is made once."""
+        past = num_columns - width
+        if past > self._causal_room or width > len(self._causal):
+            self._causal_room = max(256, 2 * past)
+            height = max(64, 2 * width)
+            lowest = torch.finfo(self.model.dtype).min
+            triangle = torch.full(
+                (height, self._causal_room + height), lowest, dtype=self.model.dtype, device=device
+            )
+            self._causal = triangle.triu_(self._causal_room + 1)
+        first = self._causal_room - past
+        return self._causal[None, None, :width, first : first + num_columns]

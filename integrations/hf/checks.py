@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import inspect
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch.distributed.tensor import DTensor
 from transformers import DynamicCache, GenerationConfig, PreTrainedModel
 from transformers.cache_utils import DynamicLayer
+from transformers.distributed.fsdp import is_fsdp_managed_module
 from transformers.generation.configuration_utils import GenerationMode
+from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 
 from flyball.controller.errors import HostError
 
@@ -52,8 +56,19 @@ def check_model(model: PreTrainedModel, role: str) -> None:
             f"{', '.join(sorted(rope & _LENGTH_DEPENDENT_ROPE))} scaling; "
             "generate without custom_generate"
         )
+    _check_one_process(model, role)
     _check_attention(model, role)
     check_cache(DynamicCache(config=model.config), role)
+
+
+def _check_one_process(model: PreTrainedModel, role: str) -> None:
+    """Refuse a model that several processes run together: each would decide for itself."""
+    split = any(isinstance(p, DTensor) for p in model.parameters())
+    if split or is_fsdp_managed_module(model) or is_deepspeed_zero3_enabled():
+        raise HostError(
+            f"expected a {role} in one process, but {type(model).__name__} is split over several; "
+            "generate without custom_generate"
+        )
 
 
 def _check_attention(model: PreTrainedModel, role: str) -> None:
@@ -120,6 +135,35 @@ def _vocabulary(model: PreTrainedModel) -> dict[str, int] | None:
         return None
     vocabulary = json.loads(path.read_text(encoding="utf-8"))["model"].get("vocab")
     return vocabulary if isinstance(vocabulary, dict) else None
+
+
+def check_many(
+    prompts: Sequence[Any],
+    batch_size: int,
+    max_new_tokens: int | Sequence[int] | None,
+    settings: dict[str, Any],
+) -> list[int | None]:
+    """Refuse a queue of prompts that cannot be served; returns the limit of each prompt."""
+    if batch_size < 1:
+        raise HostError(f"expected a batch_size of at least 1, but got {batch_size}")
+    for number, prompt in enumerate(prompts):
+        if getattr(prompt, "ndim", 1) != 1 or len(prompt) == 0 or isinstance(prompt, str):
+            raise HostError(
+                f"expected prompts of at least one token id each, but number {number} is not; "
+                "pass tokenizer(texts)['input_ids']"
+            )
+    config = settings.get("generation_config")
+    for name, usual in (("num_return_sequences", 1), ("return_dict_in_generate", False)):
+        if settings.get(name, getattr(config, name, None)) not in (usual, None):
+            raise HostError(f"expected {name}={usual} with a queue of prompts; use generate")
+    if max_new_tokens is None or isinstance(max_new_tokens, int):
+        return [max_new_tokens] * len(prompts)
+    if len(max_new_tokens) != len(prompts):
+        raise HostError(
+            f"expected one max_new_tokens for each of {len(prompts)} prompts, "
+            f"but got {len(max_new_tokens)}"
+        )
+    return list(max_new_tokens)
 
 
 def check_call(

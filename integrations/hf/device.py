@@ -10,6 +10,11 @@ import torch
 from numpy.typing import NDArray
 
 
+def upload(array: NDArray[Any], device: torch.device) -> torch.Tensor:
+    """A small array on the device; the host does not wait for the GPU."""
+    return torch.from_numpy(array).to(device, non_blocking=True)
+
+
 class HostCopy:
     """A tensor on its way to the host; `get` waits for this copy alone, not for later work."""
 

@@ -1,11 +1,18 @@
-"""The governor as a `custom_generate` of transformers."""
+"""The governor for transformers' `generate`."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import functools
+import threading
+import weakref
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from transformers import (
     GenerationConfig,
@@ -13,38 +20,49 @@ from transformers import (
     PreTrainedModel,
     StoppingCriteriaList,
 )
+from transformers.generation.streamers import BaseStreamer
 from transformers.generation.utils import GenerateDecoderOnlyOutput
 
-from flyball.controller.governor import Governor, HostInfo
+from flyball.controller.errors import HostError
+from flyball.controller.governor import DraftInfo, Governor, HostInfo
 from flyball.controller.policy_file import PolicyFile, load_policy
+from flyball.integrations.hf.arguments import with_stop_strings
 from flyball.integrations.hf.cached_model import CachedModel
-from flyball.integrations.hf.checks import check_call, check_model, check_pair
+from flyball.integrations.hf.checks import check_call, check_many, check_model, check_pair
 from flyball.integrations.hf.draft import ModelDraft
-from flyball.integrations.hf.loop import Decoding, RoundStats
-from flyball.integrations.hf.processors import Processors
-from flyball.integrations.hf.text import Texts
+from flyball.integrations.hf.drafts import Drafts
+from flyball.integrations.hf.lookup import PromptLookup
+from flyball.integrations.hf.loop import Decoding, Prompts
+from flyball.integrations.hf.processors import Processors, RowProcessors
+from flyball.integrations.hf.stats import GenerateStats, RoundStats
+from flyball.integrations.hf.text import Ending, Texts
 
-HOST = HostInfo(engine_id="transformers")
+PROMPT_LOOKUP = "prompt_lookup"
+Draft = PreTrainedModel | str
+
+_in_use: weakref.WeakKeyDictionary[PreTrainedModel, threading.Lock] = weakref.WeakKeyDictionary()
 
 
 def govern(
     model: PreTrainedModel,
+    drafts: Sequence[Draft] = (),
     *,
-    draft_model: PreTrainedModel,
     policy: str | Path | Mapping[str, Any] | PolicyFile | None = None,
     on_round: Callable[[RoundStats], None] | None = None,
 ) -> GovernedGenerate:
     """Speculative decoding for `model` with draft lengths that follow content and load.
 
-        gov = govern(model, draft_model=draft, policy="policy.yaml")
-        model.generate(**inputs, custom_generate=gov, max_new_tokens=200)
+        with govern(model, [draft_model, "prompt_lookup"], policy="policy.yaml") as gov:
+            gov.generate(**inputs, max_new_tokens=200)
 
     The output is the model's own: token for token under greedy decoding, in distribution under
     sampling. What the governor learned is kept from call to call.
 
     Args:
         model: decoder-only target.
-        draft_model: small model with the same tokenizer, on the same device.
+        drafts: small models with the same tokenizer on the same device, and "prompt_lookup" for
+            proposals from the text itself. With several the governor picks one for each text and
+            round; with none it decodes plainly.
         policy: policy file, its content as a mapping, or None for the default policy.
         on_round: called after every round with what it did.
 
@@ -52,27 +70,70 @@ def govern(
         HostError: the models cannot be governed; the message says why and what to do.
         PolicyFileError: the policy cannot be used; likewise.
     """
-    return GovernedGenerate(model, draft_model, load_policy(policy), HOST, on_round)
+    names = [draft if isinstance(draft, str) else f"model {i}" for i, draft in enumerate(drafts)]
+    infos = tuple(
+        DraftInfo(name, steps=not isinstance(draft, str))
+        for name, draft in zip(names, drafts, strict=True)
+    )
+    host = HostInfo(engine_id="transformers", drafts=infos)
+    return GovernedGenerate(model, drafts, load_policy(policy), host, on_round)
 
 
 class GovernedGenerate:
-    """What `govern` returns; pass it as `custom_generate` to `generate` of the same model."""
+    """What `govern` returns: `generate` of one model, governed.
+
+    It also serves as `custom_generate` of the model's own `generate`. One call at a time uses a
+    model; a second one from another thread is refused.
+
+    Attributes:
+        governor: what decides.
+    """
 
     def __init__(
         self,
         model: PreTrainedModel,
-        draft_model: PreTrainedModel,
+        drafts: Sequence[Draft],
         policy: PolicyFile,
         host: HostInfo,
         on_round: Callable[[RoundStats], None] | None = None,
     ) -> None:
         check_model(model, "target")
-        check_model(draft_model, "draft")
-        check_pair(model, draft_model)
+        for draft in drafts:
+            if draft == PROMPT_LOOKUP:
+                continue
+            if isinstance(draft, str):
+                raise HostError(
+                    f"expected a model or '{PROMPT_LOOKUP}' as draft, but got '{draft}'; "
+                    "load the model first"
+                )
+            check_model(draft, "draft")
+            check_pair(model, draft)
+        if sum(draft == PROMPT_LOOKUP for draft in drafts) > 1:
+            raise HostError(f"expected '{PROMPT_LOOKUP}' once among the drafts; leave one out")
         self._model = model
-        self._draft_model = draft_model
+        self._drafts = tuple(drafts)
         self._on_round = on_round
+        self._stats = GenerateStats()
+        self._closed = False
         self.governor = Governor(policy, host)
+
+    @property
+    def stats(self) -> GenerateStats:
+        """Sums over all calls so far."""
+        return replace(self._stats)
+
+    def __enter__(self) -> GovernedGenerate:
+        """Closed at the end of the block."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Close."""
+        self.close()
+
+    def close(self) -> None:
+        """Write out what is kept; further calls are refused."""
+        self._closed = True
+        self.governor.close()
 
     def __call__(
         self,
@@ -83,7 +144,7 @@ class GovernedGenerate:
         generation_config: GenerationConfig,
         **model_kwargs: Any,
     ) -> torch.Tensor | GenerateDecoderOnlyOutput:
-        """Decode; transformers calls this with everything prepared.
+        """Decode as `custom_generate`; transformers calls this with everything prepared.
 
         Args:
             model: must be the governed one.
@@ -96,30 +157,227 @@ class GovernedGenerate:
         Returns:
             (rows, length) token ids, or the usual output class if the configuration asks for it.
         """
+        with self._exclusive():
+            return self._decode(
+                model,
+                input_ids,
+                logits_processor,
+                stopping_criteria,
+                generation_config,
+                **model_kwargs,
+            )
+
+    def generate(
+        self,
+        inputs: torch.Tensor | None = None,
+        *,
+        streamer: BaseStreamer | None = None,
+        stop_strings: str | Sequence[str] | None = None,
+        tokenizer: Any = None,
+        **settings: Any,
+    ) -> torch.Tensor | GenerateDecoderOnlyOutput:
+        """The model's `generate`, with the same arguments and the same output.
+
+        Args:
+            inputs: (rows, prompt) token ids, or as keyword `input_ids`.
+            streamer: gets the prompt, every accepted token, and its end, also after an error.
+            stop_strings: texts end where one of these stands.
+            tokenizer: needed for stop_strings.
+            **settings: as for the model's `generate`.
+        """
+        try:
+            settings = with_stop_strings(settings, stop_strings, tokenizer)
+            decode = functools.partial(self._decode, token_streamer=streamer)
+            with self._exclusive():
+                result: torch.Tensor | GenerateDecoderOnlyOutput = self._model.generate(
+                    inputs, custom_generate=decode, **settings
+                )
+            return result
+        finally:
+            if streamer is not None:
+                streamer.end()
+
+    def generate_many(
+        self,
+        prompts: Sequence[Sequence[int] | torch.Tensor],
+        *,
+        batch_size: int = 8,
+        max_new_tokens: int | Sequence[int] | None = None,
+        stop_strings: str | Sequence[str] | None = None,
+        tokenizer: Any = None,
+        **settings: Any,
+    ) -> list[torch.Tensor]:
+        """Generate for a queue of prompts: as soon as a text ends, the next one takes its place.
+
+        Each text is what `generate` gives for its prompt alone.
+
+        Args:
+            prompts: token ids of each.
+            batch_size: texts at a time.
+            max_new_tokens: for all, or one for each prompt.
+            stop_strings: texts end where one of these stands.
+            tokenizer: needed for stop_strings.
+            **settings: as for the model's `generate`.
+
+        Returns:
+            (length,) prompt and generated tokens of each text, in the order of the prompts.
+        """
+        settings = with_stop_strings(settings, stop_strings, tokenizer)
+        limits = check_many(prompts, batch_size, max_new_tokens, settings)
+        if not prompts:
+            return []
+
+        def prepare(number: int) -> tuple[Prompts, GenerationConfig]:
+            return self._prepare(prompts[number], limits[number], settings)
+
+        with self._exclusive():
+            first, config = prepare(0)
+            queue: deque[Callable[[], Prompts]] = deque([lambda: first])
+            for number in range(1, len(prompts)):
+                queue.append(functools.partial(lambda n: prepare(n)[0], number))
+            with torch.inference_mode():
+                decoding = self._decoding(min(batch_size, len(prompts)), config, queue)
+                texts = decoding.run()
+        return [torch.from_numpy(text).to(self._model.device) for text in texts]
+
+    def _prepare(
+        self, prompt: Sequence[int] | torch.Tensor, limit: int | None, settings: dict[str, Any]
+    ) -> tuple[Prompts, GenerationConfig]:
+        """Let transformers prepare one prompt as for a call of its own."""
+        prepared: list[tuple[Prompts, GenerationConfig]] = []
+
+        def note(
+            model: PreTrainedModel,
+            input_ids: torch.Tensor,
+            logits_processor: LogitsProcessorList,
+            stopping_criteria: StoppingCriteriaList,
+            generation_config: GenerationConfig,
+            **model_kwargs: Any,
+        ) -> torch.Tensor:
+            check_call(self._model, model, input_ids, generation_config, model_kwargs)
+            prompts = _prompts(
+                input_ids, None, logits_processor, stopping_criteria, generation_config
+            )
+            prepared.append((prompts, generation_config))
+            return input_ids
+
+        ids = torch.as_tensor(prompt, dtype=torch.long, device=self._model.device)[None]
+        own = {} if limit is None else {"max_new_tokens": limit}
+        self._model.generate(
+            ids, attention_mask=torch.ones_like(ids), custom_generate=note, **own, **settings
+        )
+        return prepared[0]
+
+    def _decode(
+        self,
+        model: PreTrainedModel,
+        input_ids: torch.Tensor,
+        logits_processor: LogitsProcessorList,
+        stopping_criteria: StoppingCriteriaList,
+        generation_config: GenerationConfig,
+        token_streamer: BaseStreamer | None = None,
+        **model_kwargs: Any,
+    ) -> torch.Tensor | GenerateDecoderOnlyOutput:
         check_call(self._model, model, input_ids, generation_config, model_kwargs)
         rows = len(input_ids)
-        texts = Texts(
-            input_ids, model_kwargs.get("attention_mask"), stopping_criteria, generation_config
+        if token_streamer is not None:
+            if rows > 1:
+                raise HostError(f"expected one text with a streamer, but got {rows}; leave it out")
+            token_streamer.put(input_ids.cpu())
+        mask = model_kwargs.get("attention_mask")
+        prompts = _prompts(input_ids, mask, logits_processor, stopping_criteria, generation_config)
+        on_token = None if token_streamer is None else token_streamer.put
+        with torch.inference_mode():
+            queue: deque[Callable[[], Prompts]] = deque([lambda: prompts])
+            decoding = self._decoding(
+                rows, generation_config, queue, on_token, together=not len(prompts.ending.eos)
+            )
+            texts = decoding.run()
+        # Outside of inference mode, so that callers get ordinary tensors.
+        length = max(len(text) for text in texts)
+        pad = generation_config._pad_token_tensor
+        sequences = np.full((rows, length), 0 if pad is None else int(pad))
+        for row, text in enumerate(texts):
+            sequences[row, : len(text)] = text
+        ids = torch.from_numpy(sequences).to(input_ids.device)
+        if not generation_config.return_dict_in_generate:
+            return ids
+        new = length - input_ids.shape[1]
+        return GenerateDecoderOnlyOutput(
+            sequences=ids,
+            scores=decoding.scores.result(new) if decoding.scores else None,
+            logits=decoding.logits.result(new) if decoding.logits else None,
         )
-        processors = Processors(logits_processor)
-        target = CachedModel(model, rows, model_kwargs.get("past_key_values"))
-        draft = ModelDraft(
-            CachedModel(self._draft_model, rows),
+
+    def _decoding(
+        self,
+        num_rows: int,
+        config: GenerationConfig,
+        queue: deque[Callable[[], Prompts]],
+        on_token: Callable[[torch.Tensor], Any] | None = None,
+        *,
+        together: bool = False,
+    ) -> Decoding:
+        """The loop of one call, with its caches and drafts."""
+        self._stats.num_calls += 1
+        texts = Texts(num_rows, self._model.device, together=together)
+        processors = RowProcessors()
+        models, lookup = [], None
+        for number, draft in enumerate(self._drafts):
+            if isinstance(draft, str):
+                lookup = PromptLookup(number, num_rows, texts, self.governor.max_draft_len)
+            else:
+                cached = CachedModel(draft, num_rows)
+                models.append(
+                    ModelDraft(
+                        number, cached, texts, processors, self.governor, bool(config.do_sample)
+                    )
+                )
+        return Decoding(
+            CachedModel(self._model, num_rows),
             texts,
             processors,
+            Drafts(models, lookup, texts, self.governor),
             self.governor,
-            bool(generation_config.do_sample),
+            queue,
+            config,
+            self._stats,
+            self._on_round,
+            on_token,
         )
-        decoding = Decoding(
-            target, draft, self.governor, texts, processors, generation_config, self._on_round
-        )
-        decoding.run()
-        sequences = texts.sequences()
-        if not generation_config.return_dict_in_generate:
-            return sequences
-        length = sequences.shape[1] - texts.prompt_len
-        return GenerateDecoderOnlyOutput(
-            sequences=sequences,
-            scores=decoding.scores.result(length) if decoding.scores else None,
-            logits=decoding.logits.result(length) if decoding.logits else None,
-        )
+
+    @contextmanager
+    def _exclusive(self) -> Iterator[None]:
+        """Hold the model for one call."""
+        if self._closed:
+            raise HostError("expected an open governor, but it is closed; make a new one: govern")
+        lock = _in_use.setdefault(self._model, threading.Lock())
+        if not lock.acquire(blocking=False):
+            raise HostError(
+                f"expected one call at a time, but this {type(self._model).__name__} is already "
+                "generating; wait for that call, or batch the prompts with generate_many"
+            )
+        try:
+            yield
+        finally:
+            lock.release()
+
+
+def _prompts(
+    input_ids: torch.Tensor,
+    mask: torch.Tensor | None,
+    logits_processor: LogitsProcessorList,
+    stopping_criteria: StoppingCriteriaList,
+    config: GenerationConfig,
+) -> Prompts:
+    num_padding = (
+        np.zeros(len(input_ids), np.int64)
+        if mask is None
+        else (input_ids.shape[1] - mask.sum(dim=1)).cpu().numpy()
+    )
+    return Prompts(
+        tokens=input_ids.cpu().numpy(),
+        num_padding=num_padding,
+        ending=Ending.prepared(stopping_criteria, config),
+        processors=Processors(logits_processor),
+    )

@@ -1,9 +1,12 @@
-"""One call of `generate`: draft, verify in one target forward, settle, learn."""
+"""The decoding loop: draft, verify in one target forward, settle, learn; rows come and go."""
 
 from __future__ import annotations
 
+import time
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,35 +15,34 @@ from transformers import GenerationConfig
 
 from flyball.controller.governor import Cost, Governor, Outcomes, Plan
 from flyball.integrations.hf.cached_model import CachedModel
-from flyball.integrations.hf.device import HostCopy, RoundClock
-from flyball.integrations.hf.draft import READ_EVERY, ModelDraft, Proposal
-from flyball.integrations.hf.processors import Processors
+from flyball.integrations.hf.device import HostCopy, RoundClock, upload
+from flyball.integrations.hf.draft import Proposal
+from flyball.integrations.hf.drafts import Drafts
+from flyball.integrations.hf.processors import Processors, RowProcessors
 from flyball.integrations.hf.scores import TokenScores
-from flyball.integrations.hf.text import Texts
+from flyball.integrations.hf.stats import GenerateStats, RoundStats
+from flyball.integrations.hf.text import Ending, Texts
 from flyball.kernels.verify import verify_greedy, verify_sampled
 
+Ints = NDArray[np.int32]
 Longs = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
-class RoundStats:
-    """What one round did.
+class Prompts:
+    """Texts to generate, as transformers prepared them.
 
     Attributes:
-        draft_len: (live rows,) tokens proposed.
-        num_accepted: (live rows,) of them accepted.
-        num_tokens: tokens added to all texts together.
-        step_s: seconds of the round.
-        draft_s: of them in the draft.
-        verify_s: of them in the target.
+        tokens: (texts, prompt) token ids, padded on the left.
+        num_padding: (texts,) columns of padding.
+        ending: when they end.
+        processors: of their logits.
     """
 
-    draft_len: Longs
-    num_accepted: Longs
-    num_tokens: int
-    step_s: float
-    draft_s: float
-    verify_s: float
+    tokens: Longs
+    num_padding: Longs
+    ending: Ending
+    processors: Processors
 
 
 @dataclass(frozen=True)
@@ -49,195 +51,275 @@ class _Verdict:
 
     Attributes:
         num_accepted: (rows,) drafted tokens accepted.
-        following: (rows,) the token after the last accepted one, on the device.
         emitted: (rows, width) accepted tokens and the one that follows.
         scores: (rows, width, vocab) processed scores.
         probs: (rows, width) the target's probability of each emitted token; None under greedy.
     """
 
     num_accepted: Longs
-    following: torch.Tensor
     emitted: Longs
     scores: torch.Tensor
-    probs: torch.Tensor | None
+    probs: NDArray[np.float32] | None
 
 
 class Decoding:
-    """The decoding loop over rows that advance unevenly.
+    """One call: a queue of prompts and a batch whose rows advance unevenly, leave and refill.
 
     Args:
         target: the model whose output it is.
-        draft: proposes tokens.
-        governor: decides how many.
-        texts: of the call.
-        processors: of the call.
+        texts: of the batch, empty.
+        processors: of the batch, empty.
+        drafts: propose tokens.
+        governor: decides how many, and by which draft.
+        queue: makes the prompts to come, each group at most as large as the batch.
         config: prepared generation config.
+        stats: sums to add to.
         on_round: called after every round.
+        on_token: called with every token of the batch's first row.
     """
 
     def __init__(
         self,
         target: CachedModel,
-        draft: ModelDraft,
-        governor: Governor,
         texts: Texts,
-        processors: Processors,
+        processors: RowProcessors,
+        drafts: Drafts,
+        governor: Governor,
+        queue: deque[Callable[[], Prompts]],
         config: GenerationConfig,
-        on_round: Callable[[RoundStats], None] | None,
+        stats: GenerateStats,
+        on_round: Callable[[RoundStats], None] | None = None,
+        on_token: Callable[[torch.Tensor], Any] | None = None,
     ) -> None:
         self._target = target
-        self._draft = draft
-        self._governor = governor
         self._texts = texts
         self._processors = processors
+        self._drafts = drafts
+        self._governor = governor
+        self._queue = queue
         self._do_sample = bool(config.do_sample)
+        self._stats = stats
         self._on_round = on_round
+        self._on_token = on_token
+        self._slots: Ints = np.zeros(0, np.int32)
+        self._num_requests = 0
+        self._results: dict[int, Longs] = {}
         wanted = config.return_dict_in_generate
-        self.scores = TokenScores() if wanted and config.output_scores else None
-        self.logits = TokenScores() if wanted and config.output_logits else None
-        self._slots = governor.admit(len(texts.num_tokens))
-        self._nothing = torch.zeros(
-            len(texts.num_tokens), 0, dtype=torch.long, device=texts.tokens.device
-        )
+        rows = texts.max_rows
+        self.scores = TokenScores(rows) if wanted and config.output_scores else None
+        self.logits = TokenScores(rows) if wanted and config.output_logits else None
 
-    def run(self) -> None:
-        """Decode until every text has ended."""
+    def run(self) -> list[Longs]:
+        """Decode until every text has ended; returns the texts in the order they were queued."""
+        start = time.perf_counter()
+        clock = RoundClock(self._texts.device)
         try:
-            self._prefill()
-            clock = RoundClock(self._texts.tokens.device)
-            while not self._texts.finished.all():
-                self._round(clock)
+            while self._queue or self._texts.num_rows:
+                if self._admit():
+                    clock = RoundClock(self._texts.device)
+                if not self._texts.finished.any():
+                    self._round(clock)
+                if self._texts.finished.any():
+                    self._leave()
         finally:
             self._governor.release(self._slots)
+            self._stats.total_s += time.perf_counter() - start
+        return [self._results[request] for request in range(self._num_requests)]
 
-    def _prefill(self) -> None:
-        """Read the prompts and settle the first token."""
+    def _admit(self) -> bool:
+        """Fill free rows from the queue and settle the first token of each new text."""
+        texts, first = self._texts, self._texts.num_rows
+        while self._queue and texts.num_rows < texts.max_rows:
+            prompts = self._queue.popleft()()
+            count = len(prompts.tokens)
+            request = self._num_requests + np.arange(count)
+            self._num_requests += count
+            rows = texts.add(request, prompts.tokens, prompts.num_padding, prompts.ending)
+            self._processors.add(prompts.processors, count)
+            self._drafts.add(rows)
+            self._slots = np.concatenate([self._slots, self._governor.admit(count)])
+        if texts.num_rows == first:
+            return False
+        self._prefill(np.arange(first, texts.num_rows))
+        return True
+
+    def _prefill(self, rows: Longs) -> None:
+        """Read the prompts of rows (r,) and settle their first tokens."""
         texts = self._texts
-        prompt = texts.tokens[:, : texts.prompt_len]
-        valid = np.arange(texts.prompt_len) >= texts.num_padding[:, None]
-        rows = len(texts.num_tokens)
-        logits = self._target.forward(prompt, valid, np.zeros(rows, np.int64), 1)
-        nothing = Proposal(self._nothing, np.zeros(rows, np.int64), None, None)
-        self._settle(self._judge(logits, nothing), logits)
+        lengths = texts.num_own[rows]
+        columns = texts.num_padding[rows, None] + np.arange(int(lengths.max()))
+        tokens = texts.host[rows[:, None], np.minimum(columns, texts.host.shape[1] - 1)]
+        before = self._target.forward_s
+        logits = self._target.read_prompts(upload(tokens, texts.device), lengths, rows)[:, None]
+        self._stats.prompt_s += self._target.forward_s - before
+        nothing = Proposal(
+            torch.zeros(len(rows), 0, dtype=torch.long, device=texts.device),
+            np.zeros(len(rows), np.int64),
+        )
+        verdict = self._judge(rows, logits, nothing)
+        count = np.zeros(texts.num_rows, np.int64)
+        count[rows] = 1
+        self._settle(rows, verdict, logits, count)
+
+    def _leave(self) -> None:
+        """Take finished rows out of the batch."""
+        texts = self._texts
+        for row in np.flatnonzero(texts.finished).tolist():
+            self._results[int(texts.request[row])] = texts.text(row)
+        self._governor.release(self._slots[texts.finished])
+        order, moves = texts.leave()
+        for source, target in moves:
+            self._target.move_row(source, target)
+        self._slots = self._slots[order]
+        self._processors.keep(order)
+        self._drafts.keep(order, moves)
 
     def _round(self, clock: RoundClock) -> None:
-        texts = self._texts
-        live = np.flatnonzero(~texts.finished)
-        slots = self._slots[live]
-        plan = self._governor.plan(slots, len(texts.num_tokens))
-        wanted = np.zeros(len(texts.num_tokens), np.int64)
-        wanted[live] = plan.draft_len
-        wanted = np.minimum(wanted, np.maximum(texts.remaining - 1, 0))
-
-        unread = self._draft.num_unread
+        texts, slots = self._texts, self._slots
+        rows = np.arange(len(slots))
+        offers = self._drafts.offers()
+        plan = self._governor.plan(
+            slots,
+            len(slots),
+            offers=offers,
+            context_len=texts.num_own.astype(np.int32),
+            num_waiting=len(self._queue),
+        )
+        wanted = np.minimum(plan.draft_len.astype(np.int64), np.maximum(texts.remaining - 1, 0))
         clock.mark()
-        proposal = self._propose(plan, slots, wanted)
+        before = self._drafts.forward_s
+        proposal, drafting, num_steps = self._drafts.propose(plan, slots, wanted)
+        has_read = self._drafts.has_read
         clock.mark()
+        self._stats.draft_s += self._drafts.forward_s - before
+        before = self._target.forward_s
         logits = self._verify(proposal)
-        verdict = self._judge(logits, proposal)
+        self._stats.verify_s += self._target.forward_s - before
+        verdict = self._judge(rows, logits, proposal)
         clock.mark()
-        kept = self._settle(verdict, logits)
-        columns = np.arange(logits.shape[1])
-        self._target.keep(columns <= np.where(kept > 0, verdict.num_accepted, -1)[:, None])
-        self._draft.settle(verdict.num_accepted)
+        kept = self._settle(rows, verdict, logits, verdict.num_accepted + 1)
+        self._drafts.settle(slots, offers, verdict.num_accepted, verdict.emitted, kept)
         step_s, (draft_s, verify_s) = clock.end_round()
 
-        stats = RoundStats(
-            draft_len=proposal.draft_len[live],
-            num_accepted=np.minimum(verdict.num_accepted, kept)[live],
-            num_tokens=int(kept.sum()),
-            step_s=step_s,
-            draft_s=draft_s,
-            verify_s=verify_s,
-        )
+        accepted = np.minimum(verdict.num_accepted, kept)
+        outcomes = _outcomes(plan, slots, proposal, accepted, kept)
         # Reading a prompt is no measure of a draft step.
-        cost = None if unread > READ_EVERY else self._cost(plan, proposal, stats)
-        self._governor.observe(_outcomes(plan, slots, live, proposal, stats, kept[live]), cost)
+        cost = (
+            None
+            if has_read
+            else Cost(
+                step_id=plan.step_id,
+                step_s=step_s,
+                batch_size=len(slots),
+                verify_len=logits.shape[1],
+                num_draft_steps=num_steps,
+                draft=drafting,
+                draft_s=draft_s,
+                verify_s=verify_s,
+            )
+        )
+        self._governor.observe(outcomes, cost)
+        self._count(proposal, accepted, kept)
         if self._on_round is not None:
-            self._on_round(stats)
-        self._governor.release(self._slots[live[texts.finished[live]]])
+            self._on_round(
+                RoundStats(
+                    draft_len=proposal.draft_len,
+                    num_accepted=accepted,
+                    draft=plan.draft,
+                    num_tokens=int(kept.sum()),
+                    step_s=step_s,
+                    draft_s=draft_s,
+                    verify_s=verify_s,
+                )
+            )
 
-    def _propose(self, plan: Plan, slots: NDArray[np.int32], wanted: Longs) -> Proposal:
-        if wanted.any():
-            return self._draft.propose(plan, slots, wanted)
-        if self._governor.wants_reading and self._draft.num_unread >= READ_EVERY:
-            self._draft.read(slots)
-        return Proposal(self._nothing, wanted, None, None)
+    def _count(self, proposal: Proposal, accepted: Longs, kept: Longs) -> None:
+        self._stats.num_rounds += 1
+        self._stats.num_drafted += int(proposal.draft_len.sum())
+        self._stats.num_accepted += int(accepted.sum())
 
     def _verify(self, proposal: Proposal) -> torch.Tensor:
         """Logits (rows, K + 1, vocab) after the last settled token and each drafted one."""
         texts = self._texts
-        width = proposal.tokens.shape[1] + 1
-        columns = np.arange(width)
-        # A finished row reads its last columns again, into a hole.
-        index = np.minimum(texts.num_tokens[:, None] - 1 + columns, texts.tokens.shape[1] - 1)
-        tokens = texts.tokens.gather(1, torch.from_numpy(index).to(texts.tokens.device))
-        valid = (columns <= proposal.draft_len[:, None]) & ~texts.finished[:, None]
-        first_position = texts.num_tokens - 1 - texts.num_padding
-        return self._target.forward(tokens, valid, first_position, width)
+        last = texts.host[np.arange(texts.num_rows), texts.num_tokens - 1]
+        block = torch.cat([upload(last[:, None], texts.device), proposal.tokens], dim=1)
+        return self._target.forward(block, texts.num_own - 1)
 
-    def _judge(self, logits: torch.Tensor, proposal: Proposal) -> _Verdict:
-        """Compare the draft with the target and put the emitted tokens together."""
-        texts, tokens = self._texts, proposal.tokens
-        scores = self._processors(texts.tokens, texts.num_tokens, logits)
-        draft_len = torch.from_numpy(proposal.draft_len).to(tokens.device)
-        if self._do_sample:
-            p = scores.softmax(dim=-1)
-            q = p[:, :0] if proposal.probs is None else proposal.probs
-            uniforms = torch.rand(tokens.shape, device=tokens.device)
-            accepted, following = verify_sampled(p, q, tokens, draft_len, uniforms)
-        else:
-            accepted, following = verify_greedy(scores.argmax(dim=-1), tokens, draft_len)
-        emitted = torch.cat([tokens, following[:, None]], dim=1)
-        emitted.scatter_(1, accepted[:, None], following[:, None])
-        probs = p.gather(2, emitted[..., None]).squeeze(2) if self._do_sample else None
-        host = HostCopy(torch.cat([accepted[:, None], emitted], dim=1)).get()
-        return _Verdict(host[:, 0], following, host[:, 1:], scores, probs)
+    def _judge(self, rows: Longs, logits: torch.Tensor, proposal: Proposal) -> _Verdict:
+        """Compare drafts (r, K) with the target's logits (r, K + 1, vocab)."""
+        scores = self._processors(self._texts, rows, 0, logits)
+        tokens = proposal.tokens
+        if not self._do_sample:
+            best = scores.argmax(dim=-1)
+            host = HostCopy(torch.cat([best, tokens], dim=1)).get()
+            emitted, drafted = np.split(host, [best.shape[1]], axis=1)
+            accepted = verify_greedy(emitted, drafted, proposal.draft_len)
+            return _Verdict(accepted, emitted, scores, None)
+        p = scores.softmax(dim=-1)
+        accepted_, following = verify_sampled(
+            p,
+            _distributions(proposal, p),
+            tokens,
+            upload(proposal.draft_len, tokens.device),
+            torch.rand(tokens.shape, device=tokens.device),
+        )
+        emitted_ = torch.cat([tokens, following[:, None]], dim=1)
+        emitted_.scatter_(1, accepted_[:, None], following[:, None])
+        probs = p.gather(2, emitted_[..., None]).squeeze(2)
+        host_probs = HostCopy(probs)
+        host = HostCopy(torch.cat([accepted_[:, None], emitted_], dim=1)).get()
+        return _Verdict(host[:, 0], host[:, 1:], scores, host_probs.get())
 
-    def _settle(self, verdict: _Verdict, logits: torch.Tensor) -> Longs:
-        """Append what was emitted; returns how many tokens each row kept (rows,)."""
+    def _settle(self, rows: Longs, verdict: _Verdict, logits: torch.Tensor, count: Longs) -> Longs:
+        """Append what was emitted in rows (r,); returns how many tokens each row kept (rows,)."""
         texts = self._texts
-        count = np.where(texts.finished, 0, verdict.num_accepted + 1)
+        emitted, probs = verdict.emitted, verdict.probs
+        if len(rows) < texts.num_rows:
+            emitted = np.zeros((texts.num_rows, emitted.shape[1]), np.int64)
+            emitted[rows] = verdict.emitted
+            if probs is not None:
+                probs = np.ones(emitted.shape, np.float32)
+                probs[rows] = verdict.probs
         before = texts.num_tokens
-        kept = texts.append(verdict.following, verdict.emitted, count)
-        if verdict.probs is not None:
-            self._draft.note_probs(verdict.probs, before, kept)
+        kept = texts.append(emitted, count, probs)
         first = before - texts.prompt_len
         if self.scores is not None:
-            self.scores.add(verdict.scores, first, kept)
+            self.scores.add(verdict.scores, texts.request[rows], first[rows], kept[rows])
         if self.logits is not None:
-            self.logits.add(logits.float(), first, kept)
+            self.logits.add(logits.float(), texts.request[rows], first[rows], kept[rows])
+        if self._on_token is not None:
+            for token in emitted[0, : kept[0]].tolist():
+                self._on_token(torch.tensor([token]))
+        self._stats.num_tokens += int(kept.sum())
         return kept
 
-    def _cost(self, plan: Plan, proposal: Proposal, stats: RoundStats) -> Cost:
-        return Cost(
-            step_id=plan.step_id,
-            step_s=stats.step_s,
-            batch_size=len(self._slots),
-            verify_len=proposal.tokens.shape[1] + 1,
-            num_draft_steps=proposal.tokens.shape[1],
-            draft_s=stats.draft_s,
-            verify_s=stats.verify_s,
-        )
+
+def _distributions(proposal: Proposal, p: torch.Tensor) -> torch.Tensor:
+    """Q (rows, K, vocab) that each drafted token was drawn from; p (rows, K + 1, vocab)."""
+    tokens = proposal.tokens
+    if proposal.probs is None or proposal.drawn is None:
+        return torch.zeros_like(p[:, :-1]).scatter_(2, tokens[..., None], 1.0)
+    missing = tokens.shape[1] - proposal.probs.shape[1]
+    if missing == 0 and proposal.drawn.all():
+        return proposal.probs
+    certain = torch.zeros_like(p[:, :-1]).scatter_(2, tokens[..., None], 1.0)
+    drawn = upload(proposal.drawn, tokens.device)[:, None, None]
+    probs = torch.nn.functional.pad(proposal.probs, (0, 0, 0, missing))
+    return torch.where(drawn, probs, certain)
 
 
 def _outcomes(
-    plan: Plan,
-    slots: NDArray[np.int32],
-    live: Longs,
-    proposal: Proposal,
-    stats: RoundStats,
-    kept: Longs,
+    plan: Plan, slots: Ints, proposal: Proposal, accepted: Longs, kept: Longs
 ) -> Outcomes:
-    """What the round showed of the live rows."""
-    proposed, accepted = stats.draft_len, stats.num_accepted
+    """What the round showed."""
     # Positions after the first rejection, or after the text's end, were not observed.
-    observed = np.minimum(np.minimum(accepted + 1, proposed), kept)
+    observed = np.minimum(np.minimum(accepted + 1, proposal.draft_len), kept)
     return Outcomes(
         step_id=plan.step_id,
         slots=slots,
-        proposed=proposed.astype(np.int32),
+        proposed=proposal.draft_len.astype(np.int32),
         accepted=accepted.astype(np.int32),
         observed=observed.astype(np.int32),
-        confidence=None if proposal.confidence is None else proposal.confidence[live],
+        confidence=proposal.confidence,
+        draft=plan.draft,
     )

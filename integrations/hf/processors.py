@@ -9,6 +9,10 @@ from transformers import LogitsProcessorList
 from transformers.generation import logits_process
 
 from flyball.controller.errors import HostError
+from flyball.integrations.hf.device import upload
+from flyball.integrations.hf.text import Texts
+
+Longs = NDArray[np.int64]
 
 # These look at the scores alone, so one call serves all rows and positions.
 _PREFIX_FREE = frozenset(
@@ -85,10 +89,14 @@ class Processors:
         self._processors = LogitsProcessorList(
             _PrefixConstrained(p) if type(p) is constrained else p for p in processors
         )
-        self._prefix_free = all(type(p) in _PREFIX_FREE for p in processors)
+        self.prefix_free = all(type(p) in _PREFIX_FREE for p in processors)
 
     def __call__(
-        self, tokens: torch.Tensor, prefix_len: NDArray[np.int64], logits: torch.Tensor
+        self,
+        tokens: torch.Tensor,
+        prefix_len: Longs,
+        logits: torch.Tensor,
+        request: Longs,
     ) -> torch.Tensor:
         """Scores from logits.
 
@@ -96,6 +104,7 @@ class Processors:
             tokens: (rows, columns) settled and drafted text of each row from column 0.
             prefix_len: (rows,) tokens before the first position of the block.
             logits: (rows, width, vocab); position j of row i follows prefix_len[i] + j tokens.
+            request: (rows,) the number under which `prefix_allowed_tokens_fn` knows each row.
 
         Returns:
             (rows, width, vocab) in float32, where stock decoding processes its scores too.
@@ -104,14 +113,14 @@ class Processors:
         if not self._processors:
             return scores
         rows, width, vocab = scores.shape
-        if self._prefix_free:
+        if self.prefix_free:
             flat = scores.reshape(-1, vocab)
             processed: torch.Tensor = self._processors(tokens[:, :1], flat)
             return processed.view(rows, width, vocab)
-        return self._by_prefix_length(tokens, prefix_len, scores)
+        return self._by_prefix_length(tokens, prefix_len, scores, request)
 
     def _by_prefix_length(
-        self, tokens: torch.Tensor, prefix_len: NDArray[np.int64], scores: torch.Tensor
+        self, tokens: torch.Tensor, prefix_len: Longs, scores: torch.Tensor, request: Longs
     ) -> torch.Tensor:
         """One call for each distinct prefix length, with the rows that have it."""
         width = scores.shape[1]
@@ -123,8 +132,46 @@ class Processors:
                 continue
             for processor in self._processors:
                 if isinstance(processor, _PrefixConstrained):
-                    processor.rows = members
-            rows, columns = torch.from_numpy(members), torch.from_numpy(column[members])
-            rows, columns = rows.to(scores.device), columns.to(scores.device)
+                    processor.rows = request[members]
+            rows, columns = (upload(x, scores.device) for x in (members, column[members]))
             result[rows, columns] = self._processors(tokens[rows, :length], scores[rows, columns])
         return result
+
+
+class RowProcessors:
+    """The processors of each row of a batch whose rows come and go."""
+
+    def __init__(self) -> None:
+        self._by_row: list[Processors] = []
+
+    @property
+    def prefix_free(self) -> bool:
+        """Whether all look at scores alone; then those of one row serve all of them."""
+        return all(p.prefix_free for p in self._by_row)
+
+    def add(self, processors: Processors, num_rows: int) -> None:
+        """The processors of new rows."""
+        self._by_row += [processors] * num_rows
+
+    def keep(self, order: Longs) -> None:
+        """Keep the rows in this order (rows left,)."""
+        self._by_row = [self._by_row[row] for row in order.tolist()]
+
+    def __call__(
+        self, texts: Texts, rows: Longs, num_drafted: int | Longs, logits: torch.Tensor
+    ) -> torch.Tensor:
+        """Scores (r, width, vocab) of rows (r,) from logits after num_drafted drafted tokens."""
+        own = [self._by_row[row] for row in rows.tolist()]
+        prefix_len = texts.num_tokens[rows] + num_drafted
+        if len(rows) == texts.num_rows:
+            tokens = texts.tokens[: len(rows)]
+        else:
+            tokens = texts.tokens[upload(rows, texts.device)]
+        request = texts.request[rows]
+        if own[0].prefix_free or all(p is own[0] for p in own):
+            return own[0](tokens, prefix_len, logits, request)
+        parts = [
+            p(tokens[i : i + 1], prefix_len[i : i + 1], logits[i : i + 1], request[i : i + 1])
+            for i, p in enumerate(own)
+        ]
+        return torch.cat(parts)

@@ -6,31 +6,39 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from flyball.integrations.hf.device import upload
+
 Longs = NDArray[np.int64]
 
 
 class TokenScores:
-    """Collects one (rows, vocab) tensor for each generated token; zeros after a row's end."""
+    """Collects one (requests, vocab) tensor for each generated token; zeros after a text's end.
 
-    def __init__(self) -> None:
+    Args:
+        num_requests: texts of the call.
+    """
+
+    def __init__(self, num_requests: int) -> None:
+        self._num_requests = num_requests
         self._columns: list[torch.Tensor] = []
 
-    def add(self, block: torch.Tensor, first: Longs, count: Longs) -> None:
+    def add(self, block: torch.Tensor, request: Longs, first: Longs, count: Longs) -> None:
         """Keep scores of new tokens.
 
         Args:
             block: (rows, width, vocab).
+            request: (rows,) text of each row.
             first: (rows,) index of each row's first new token among its generated ones.
             count: (rows,) new tokens of each row.
         """
         while len(self._columns) < int((first + count).max(initial=0)):
-            self._columns.append(torch.zeros_like(block[:, 0]))
+            self._columns.append(block.new_zeros(self._num_requests, block.shape[2]))
         for column in range(block.shape[1]):
             for index in np.unique(first[count > column]).tolist():
-                rows = torch.from_numpy(np.flatnonzero((count > column) & (first == index)))
-                rows = rows.to(block.device)
-                self._columns[index + column][rows] = block[rows, column]
+                rows = np.flatnonzero((count > column) & (first == index))
+                texts, rows_ = (upload(x, block.device) for x in (request[rows], rows))
+                self._columns[index + column][texts] = block[rows_, column]
 
     def result(self, length: int) -> tuple[torch.Tensor, ...]:
-        """Scores of the first `length` generated tokens."""
-        return tuple(self._columns[:length])
+        """Copies of the scores of the first `length` generated tokens."""
+        return tuple(column.clone() for column in self._columns[:length])

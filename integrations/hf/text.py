@@ -1,8 +1,9 @@
-"""The growing texts of one call, and when each of them ends."""
+"""The growing texts of a batch, and when each of them ends."""
 
 from __future__ import annotations
 
 import time
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -14,128 +15,248 @@ from transformers.generation.stopping_criteria import (
     MaxTimeCriteria,
 )
 
+from flyball.integrations.hf.device import upload
+
 Longs = NDArray[np.int64]
+Floats = NDArray[np.float32]
 Bools = NDArray[np.bool_]
 
 
-class Texts:
-    """Token buffer with one row a text; rows grow unevenly, prompts are padded on the left.
+@dataclass(frozen=True)
+class Ending:
+    """When texts end.
 
     Attributes:
-        tokens: (rows, max_length + 1) token ids on the model's device.
+        max_length: columns, padding included, with which a text is full.
+        eos: (e,) tokens that end a text.
+        deadline: seconds since the epoch after which one more token ends it.
+        others: the caller's own criteria.
+    """
+
+    max_length: int
+    eos: Longs
+    deadline: float
+    others: StoppingCriteriaList
+
+    @classmethod
+    def prepared(cls, stopping: StoppingCriteriaList, config: GenerationConfig) -> Ending:
+        """From criteria and configuration as transformers prepared them."""
+        limits = [c.max_length for c in stopping if type(c) is MaxLengthCriteria]
+        eos = [c.eos_token_id for c in stopping if type(c) is EosTokenCriteria]
+        times = [c.initial_timestamp + c.max_time for c in stopping if type(c) is MaxTimeCriteria]
+        own = (EosTokenCriteria, MaxLengthCriteria, MaxTimeCriteria)
+        return cls(
+            max_length=min([*limits, config.max_length]),
+            eos=np.unique([int(token) for ids in eos for token in ids.flatten()]).astype(np.int64),
+            deadline=min(times, default=float("inf")),
+            others=StoppingCriteriaList(c for c in stopping if type(c) not in own),
+        )
+
+
+class Texts:
+    """Token buffer with one row a text; rows grow unevenly, come and go.
+
+    Args:
+        num_rows: most rows at a time.
+        device: of the models.
+        together: all rows go on until the last has ended, as stock decoding does where it knows
+            no end token.
+
+    Attributes:
+        max_rows: most rows at a time.
+        tokens: (max_rows, capacity) token ids on the device, settled and drafted.
+        host: the same in the host's memory, settled ones only.
+        probs: (max_rows, capacity) the target's probability of each settled token, under
+            sampling.
+        request: (rows,) number of the request in each row.
         num_tokens: (rows,) columns that are settled, padding included.
         num_padding: (rows,) columns of left padding.
+        prompt_len: (rows,) columns of the prompt, padding included.
         finished: (rows,) whether the row needs no more tokens.
     """
 
-    def __init__(
-        self,
-        input_ids: torch.Tensor,
-        attention_mask: torch.Tensor | None,
-        stopping: StoppingCriteriaList,
-        config: GenerationConfig,
-    ) -> None:
-        rows, self.prompt_len = input_ids.shape
-        limits = [c.max_length for c in stopping if type(c) is MaxLengthCriteria]
-        # As in stock decoding, limits are looked at after a token was added.
-        self._max_length = max(min([*limits, config.max_length]), self.prompt_len + 1)
-        pad = config._pad_token_tensor
-        self._pad = 0 if pad is None else int(pad)
-        self.tokens = torch.full(
-            (rows, self._max_length + 1), self._pad, dtype=torch.long, device=input_ids.device
-        )
-        self.tokens[:, : self.prompt_len] = input_ids
-        self.num_tokens: Longs = np.full(rows, self.prompt_len)
-        if attention_mask is None:
-            self.num_padding: Longs = np.zeros(rows, np.int64)
-        else:
-            self.num_padding = (self.prompt_len - attention_mask.sum(dim=1)).cpu().numpy()
-        self.finished: Bools = np.zeros(rows, np.bool_)
-        self._ends_at: Longs = np.zeros(rows, np.int64)  # 0 while no criterion was met
-        eos = [c.eos_token_id for c in stopping if type(c) is EosTokenCriteria]
-        self._eos = (
-            np.unique(np.concatenate([ids.cpu().numpy().ravel() for ids in eos]))
-            if (eos)
-            else np.zeros(0, np.int64)
-        )
-        self._deadline = min(
-            (c.initial_timestamp + c.max_time for c in stopping if type(c) is MaxTimeCriteria),
-            default=float("inf"),
-        )
-        own = (EosTokenCriteria, MaxLengthCriteria, MaxTimeCriteria)
-        self._others = StoppingCriteriaList(c for c in stopping if type(c) not in own)
+    def __init__(self, num_rows: int, device: torch.device, *, together: bool) -> None:
+        self.device = device
+        self._together = together
+        self.max_rows = num_rows
+        self.tokens = torch.zeros(num_rows, 0, dtype=torch.long, device=device)
+        self.host: Longs = np.zeros((num_rows, 0), np.int64)
+        self.probs = np.ones((num_rows, 0), np.float32)
+        nobody = np.zeros(0, np.int64)
+        self.request, self.num_tokens, self.num_padding, self.prompt_len = (nobody,) * 4
+        self._limit, self._ends_at = nobody, nobody
+        self._deadline = np.zeros(0)
+        self._endings: list[Ending] = []
+        self._last_end = 0  # where the longest of the rows that left has ended
+        self.finished: Bools = np.zeros(0, np.bool_)
+
+    @property
+    def num_rows(self) -> int:
+        """Rows in use."""
+        return len(self.request)
+
+    @property
+    def num_own(self) -> Longs:
+        """Settled tokens of each row (rows,) without padding."""
+        return self.num_tokens - self.num_padding
 
     @property
     def remaining(self) -> Longs:
         """Tokens (rows,) that may still be added."""
-        return np.where(self.finished, 0, self._max_length - self.num_tokens)
+        return self._limit - self.num_tokens
 
-    def draft(self, column: int | Longs, drafted: torch.Tensor) -> None:
-        """Write tokens (rows,) at `column` places after the settled text."""
-        # A finished row writes into the spare column; nobody reads it.
-        index = np.minimum(self.num_tokens + column, self._max_length)
-        self.tokens.scatter_(1, _to(index, self.tokens)[:, None], drafted[:, None])
-
-    def append(self, following: torch.Tensor, emitted: Longs, count: Longs) -> Longs:
-        """Settle the accepted tokens, which `draft` has written, and the one that follows.
+    def add(self, request: Longs, prompts: Longs, num_padding: Longs, ending: Ending) -> Longs:
+        """Begin texts in new rows.
 
         Args:
-            following: (rows,) the token after the last accepted one, on the device.
-            emitted: (rows, width) accepted tokens and the one that follows.
-            count: (rows,) how many of them each row has; 0 for finished rows.
+            request: (r,) their numbers.
+            prompts: (r, prompt) token ids, padded on the left.
+            num_padding: (r,) columns of padding.
+            ending: of all of them.
+
+        Returns:
+            (r,) the rows.
+        """
+        count, width = prompts.shape
+        rows = self.num_rows + np.arange(count)
+        # As in stock decoding, limits are looked at after a token was added.
+        limit = max(ending.max_length, width + 1)
+        self._reserve(width + 1)
+        self.host[rows, :width] = prompts
+        if self.tokens.is_cuda:
+            self.tokens[rows[0] : rows[0] + count, :width] = upload(prompts, self.device)
+        self.request = np.concatenate([self.request, request])
+        self.num_padding = np.concatenate([self.num_padding, num_padding])
+        for name, value in (("num_tokens", width), ("prompt_len", width), ("_limit", limit)):
+            setattr(self, name, np.concatenate([getattr(self, name), np.full(count, value)]))
+        self._deadline = np.concatenate([self._deadline, np.full(count, ending.deadline)])
+        self._ends_at = np.concatenate([self._ends_at, np.zeros(count, np.int64)])
+        self.finished = np.concatenate([self.finished, np.zeros(count, np.bool_)])
+        self._endings += [ending] * count
+        return rows
+
+    def leave(self) -> tuple[Longs, list[tuple[int, int]]]:
+        """Close up the rows that have finished.
+
+        Returns:
+            (rows left,) old row of each row that stays, and which rows moved: (source, target).
+        """
+        gone = np.flatnonzero(self.finished)
+        left = self.num_rows - len(gone)
+        order = np.arange(left)
+        holes, movers = gone[gone < left], left + np.flatnonzero(~self.finished[left:])
+        order[holes] = movers
+        moves = list(zip(movers.tolist(), holes.tolist(), strict=True))
+        for source, target in moves:
+            self.probs[target] = self.probs[source]
+            self.host[target] = self.host[source]
+            if self.tokens.is_cuda:
+                self.tokens[target] = self.tokens[source]
+        self._last_end = max(self._last_end, int(self._ends_at[gone].max(initial=0)))
+        for name in (
+            "request", "num_tokens", "num_padding", "prompt_len", "finished",
+            "_limit", "_deadline", "_ends_at",
+        ):  # fmt: skip
+            setattr(self, name, getattr(self, name)[order])
+        self._endings = [self._endings[row] for row in order.tolist()]
+        return order, moves
+
+    def draft(self, column: int, drafted: torch.Tensor) -> None:
+        """Write tokens (rows, width) from `column` places after the settled text on."""
+        width = drafted.shape[1]
+        self._reserve(int(self.num_tokens.max()) + column + width)
+        index = self.num_tokens[:, None] + column + np.arange(width)
+        self.tokens[: self.num_rows].scatter_(1, upload(index, self.device), drafted)
+
+    def append(self, emitted: Longs, count: Longs, probs: Floats | None = None) -> Longs:
+        """Settle the accepted tokens and the one that follows.
+
+        Args:
+            emitted: (rows, width) these tokens.
+            count: (rows,) how many of them each row has; 0 where a row has none yet.
+            probs: (rows, width) the target's probability of each, under sampling.
 
         Returns:
             (rows,) how many were kept: fewer where a text ended among them.
         """
-        columns = np.arange(emitted.shape[1])
-        new = columns < count[:, None]
-        self.draft(np.maximum(count - 1, 0), following)
-        ends = new & (emitted[..., None] == self._eos).any(axis=-1)
-        if self._others:
+        width = emitted.shape[1]
+        self._reserve(int(self.num_tokens.max()) + width)
+        columns = self.num_tokens[:, None] + np.arange(width)
+        places = (np.arange(self.num_rows)[:, None], columns)
+        self.host[places] = emitted
+        if probs is not None:
+            self.probs[places] = probs
+        if self.tokens.is_cuda:
+            index = upload(columns, self.device)
+            self.tokens[: self.num_rows].scatter_(1, index, upload(emitted, self.device))
+        new = np.arange(width) < count[:, None]
+        ends = columns + 1 >= self._limit[:, None]
+        for token in self._endings[0].eos.tolist():
+            ends |= emitted == token
+        ends &= new
+        if any(ending.others for ending in self._endings):
             ends |= self._ask_others(new)
-        ends |= (self.num_tokens[:, None] + columns + 1 >= self._max_length) & new
-        if time.time() > self._deadline:
-            ends[:, 0] |= new[:, 0]
+        late = time.time() > self._deadline
+        ends[:, 0] |= late & new[:, 0]
         return self._settle(ends, count)
 
     def _ask_others(self, new: Bools) -> Bools:
         """Ask the caller's own criteria about every prefix that ends in a new token."""
         ends = np.zeros_like(new)
         lengths = self.num_tokens[:, None] + np.arange(new.shape[1]) + 1
-        for length in np.unique(lengths[new]).tolist():
-            members = np.flatnonzero((new & (lengths == length)).any(axis=1))
-            prefixes = self.tokens[_to(members, self.tokens), :length]
-            done = np.zeros(len(new), np.bool_)
-            done[members] = self._others(prefixes, None).cpu().numpy()
-            ends |= new & (lengths == length) & done[:, None]
+        by_ending: dict[int, list[int]] = {}
+        for row, ending in enumerate(self._endings):
+            by_ending.setdefault(id(ending), []).append(row)
+        for rows in by_ending.values():
+            among = np.isin(np.arange(self.num_rows), rows)[:, None]
+            for length in np.unique(lengths[new & among]).tolist():
+                members = np.flatnonzero((new & among & (lengths == length)).any(axis=1))
+                prefixes = self.tokens[upload(members, self.device), :length]
+                done = np.zeros(self.num_rows, np.bool_)
+                done[members] = self._endings[rows[0]].others(prefixes, None).cpu().numpy()
+                ends |= new & (lengths == length) & done[:, None]
         return ends
 
     def _settle(self, ends: Bools, count: Longs) -> Longs:
-        first = ends.argmax(axis=1)
-        ended = ends.any(axis=1) & (self._ends_at == 0)
-        kept = count
-        if len(self._eos):
-            kept = np.where(ended, first + 1, count)
-        self._ends_at[ended] = (self.num_tokens + first + 1)[ended]
+        ended = ends.any(axis=1)
+        if not ended.any():
+            self.num_tokens = self.num_tokens + count
+            return count
+        after = ends.argmax(axis=1) + 1
+        first = ended & (self._ends_at == 0)
+        self._ends_at = np.where(first, self.num_tokens + after, self._ends_at)
+        kept = count if self._together else np.where(ended, after, count)
         self.num_tokens = self.num_tokens + kept
         self.finished = self._ends_at > 0
-        if not len(self._eos):
-            # Stock decoding pads a finished row only if it knows an end token; without one all
-            # rows go on until the last has ended.
-            length = self._ends_at.max() if self.finished.all() else np.inf
-            self.finished = self.num_tokens >= min(length, self._max_length)
+        if self._together:
+            # A row that has ended goes on until the last one has, and is cut there.
+            end = self._longest_end if self.finished.all() else np.inf
+            self.finished = self.num_tokens >= np.minimum(end, self._limit)
         return kept
 
-    def sequences(self) -> torch.Tensor:
-        """All rows (rows, length), padded on the right as stock decoding does."""
-        length = (
-            int(self._ends_at.max()) if (self._ends_at > 0).all() else int(self.num_tokens.max())
-        )
-        result = self.tokens[:, :length].clone()
-        lengths = _to(self.num_tokens, self.tokens)
-        beyond = torch.arange(length, device=result.device) >= lengths[:, None]
-        return result.masked_fill_(beyond, self._pad)
+    def text(self, row: int) -> Longs:
+        """A copy of a row's settled tokens, padding included."""
+        end = self.num_tokens[row]
+        if self._together and (self._ends_at > 0).all():
+            end = min(end, self._longest_end)
+        return self.host[row, :end].copy()
 
+    @property
+    def _longest_end(self) -> int:
+        return max(self._last_end, int(self._ends_at.max()))
 
-def _to(array: Longs, like: torch.Tensor) -> torch.Tensor:
-    return torch.from_numpy(array).to(like.device)
+    def _reserve(self, num_columns: int) -> None:
+        capacity = self.host.shape[1]
+        if num_columns <= capacity:
+            return
+        host = np.zeros((self.max_rows, max(256, 2 * num_columns)), np.int64)
+        host[:, :capacity] = self.host
+        probs = np.ones(host.shape, np.float32)
+        probs[:, :capacity] = self.probs
+        self.host, self.probs = host, probs
+        if self.device.type == "cpu":
+            self.tokens = torch.from_numpy(host)
+        else:
+            tokens = torch.zeros(host.shape, dtype=torch.long, device=self.device)
+            tokens[:, :capacity] = self.tokens
+            self.tokens = tokens

@@ -81,7 +81,7 @@ def demo(request: pytest.FixtureRequest) -> DemoModels:
 @pytest.fixture(scope="module")
 def governed(demo: DemoModels) -> dict[str, GovernedGenerate]:
     return {
-        name: govern(demo.target, draft_model=demo.draft, policy={"version": 1, "length": section})
+        name: govern(demo.target, drafts=[demo.draft], policy={"version": 1, "length": section})
         for name, section in POLICIES.items()
     }
 
@@ -141,7 +141,7 @@ def test_other_architectures(name: str, attention: str) -> None:
     rows = random_rows(8)
     expected = [plain(target, row, max_new_tokens=NEW_TOKENS) for row in rows]
     for section in POLICIES.values():
-        gov = govern(target, draft_model=draft, policy={"version": 1, "length": section})
+        gov = govern(target, drafts=[draft], policy={"version": 1, "length": section})
         for batch_size in (1, 3, 8):
             inputs = pad_left(rows[:batch_size], 0)
             out = target.generate(
@@ -171,7 +171,7 @@ def test_processors_see_each_positions_own_prefix(
     inputs = pad_left(random_rows(batch_size), 0)
     expected = target.generate(**inputs, max_new_tokens=60, do_sample=False, **settings)
     for section in POLICIES.values():
-        gov = govern(target, draft_model=draft, policy={"version": 1, "length": section})
+        gov = govern(target, drafts=[draft], policy={"version": 1, "length": section})
         out = target.generate(
             **inputs, max_new_tokens=60, do_sample=False, custom_generate=gov, **settings
         )
@@ -189,7 +189,7 @@ class EndsAfterToken(StoppingCriteria):
 def test_every_kind_of_ending_equals_plain_generate(eos: int | None) -> None:
     target, draft = random_models("qwen2")
     target.generation_config.eos_token_id = eos
-    gov = govern(target, draft_model=draft, policy={"version": 1, "length": POLICIES["heuristic"]})
+    gov = govern(target, drafts=[draft], policy={"version": 1, "length": POLICIES["heuristic"]})
     inputs = pad_left(random_rows(4), 0)
     for settings in (
         {"max_new_tokens": 1},
@@ -207,7 +207,7 @@ def test_a_draft_with_a_shorter_context_stops_drafting_there() -> None:
     short = copy.deepcopy(draft)
     short.config.max_position_embeddings = 40
     short.transformer.wpe.weight.data = short.transformer.wpe.weight.data[:40]
-    gov = govern(target, draft_model=short, policy={"version": 1, "length": POLICIES["heuristic"]})
+    gov = govern(target, drafts=[short], policy={"version": 1, "length": POLICIES["heuristic"]})
     rows = random_rows(3)
     expected = [plain(target, row, max_new_tokens=70) for row in rows]
     out = target.generate(
@@ -218,7 +218,7 @@ def test_a_draft_with_a_shorter_context_stops_drafting_there() -> None:
 
 def test_return_sequences_and_dictionary() -> None:
     target, draft = random_models("qwen2")
-    gov = govern(target, draft_model=draft)
+    gov = govern(target, drafts=[draft])
     inputs = pad_left(random_rows(2), 0)
     settings: dict[str, Any] = {
         **inputs, "max_new_tokens": 20, "return_dict_in_generate": True, "output_scores": True,

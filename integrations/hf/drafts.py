@@ -1,0 +1,140 @@
+"""All drafts of a batch: each row takes the one that the governor picks."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from flyball.controller.governor import Governor, Offer, Plan
+from flyball.integrations.hf.device import upload
+from flyball.integrations.hf.draft import READ_EVERY, ModelDraft, Proposal
+from flyball.integrations.hf.lookup import PromptLookup
+from flyball.integrations.hf.text import Texts
+
+Ints = NDArray[np.int32]
+Longs = NDArray[np.int64]
+
+
+class Drafts:
+    """Draft models and prompt lookup behind one proposal.
+
+    Args:
+        models: draft models, numbered from 0.
+        lookup: prompt lookup, numbered after them; None without.
+        texts: of the batch.
+        governor: told what the drafts not used would have done.
+    """
+
+    def __init__(
+        self,
+        models: list[ModelDraft],
+        lookup: PromptLookup | None,
+        texts: Texts,
+        governor: Governor,
+    ) -> None:
+        self._models = models
+        self._lookup = lookup
+        self._texts = texts
+        self._governor = governor
+
+    def add(self, rows: Longs) -> None:
+        """New rows begin."""
+        for model in self._models:
+            model.add(rows)
+        if self._lookup is not None:
+            self._lookup.add(rows)
+
+    def keep(self, order: Longs, moves: list[tuple[int, int]]) -> None:
+        """Keep the rows in this order (rows left,); `moves` are those that change place."""
+        for model in self._models:
+            model.keep(order, moves)
+        if self._lookup is not None:
+            self._lookup.keep(order, moves)
+
+    def offers(self) -> list[Offer]:
+        """What is proposed without running a model."""
+        return [] if self._lookup is None else [self._lookup.offer()]
+
+    @property
+    def has_read(self) -> bool:
+        """Whether a draft model read prompts or skipped text in the present round."""
+        return any(model.has_read for model in self._models)
+
+    @property
+    def forward_s(self) -> float:
+        """Seconds spent in draft models' forwards."""
+        return sum(model.cached.forward_s for model in self._models)
+
+    def propose(self, plan: Plan, slots: Ints, draft_len: Longs) -> tuple[Proposal, int, int]:
+        """Draft up to draft_len (rows,) tokens, each row with the draft of the plan.
+
+        Returns:
+            The proposal, the number of the model that drafted, and its steps; 0 where none did.
+        """
+        result = self._look_up(plan, draft_len)
+        drafting, num_steps = 0, 0
+        for model in self._models:
+            own = np.where(plan.draft == model.number, np.clip(model.room, 0, draft_len), 0)
+            if own.any():
+                proposal = model.propose(plan.step_id, slots, own)
+                result = proposal if result is None else _merge(proposal, result)
+                drafting, num_steps = model.number, proposal.tokens.shape[1]
+            elif self._governor.wants_reading and model.num_unread >= READ_EVERY:
+                model.read(slots, model.room >= 0)
+        if result is None:
+            nothing = torch.zeros(len(draft_len), 0, dtype=torch.long, device=self._texts.device)
+            result = Proposal(nothing, np.zeros_like(draft_len))
+        return result, drafting, num_steps
+
+    def _look_up(self, plan: Plan, draft_len: Longs) -> Proposal | None:
+        if self._lookup is None:
+            return None
+        own = np.where(plan.draft == self._lookup.number, draft_len, 0)
+        if not own.any():
+            return None
+        tokens = upload(self._lookup.tokens[:, : int(own.max())], self._texts.device)
+        self._texts.draft(0, tokens)
+        return Proposal(tokens, own)
+
+    def settle(
+        self, slots: Ints, offers: list[Offer], num_accepted: Longs, emitted: Longs, kept: Longs
+    ) -> None:
+        """Learn what became of the round.
+
+        Args:
+            slots: (rows,) of all rows.
+            offers: as given for the round.
+            num_accepted: (rows,) drafted tokens accepted.
+            emitted: (rows, width) settled tokens.
+            kept: (rows,) how many of them are the row's.
+        """
+        for model in self._models:
+            model.settle(num_accepted)
+        for offer in offers:
+            assert self._lookup is not None
+            width = min(emitted.shape[1], self._lookup.tokens.shape[1])
+            limit = np.minimum(kept, offer.draft_len)
+            same = self._lookup.tokens[:, :width] == emitted[:, :width]
+            same &= np.arange(width) < limit[:, None]
+            matched = same.cumprod(axis=1).sum(axis=1)
+            compared = np.minimum(matched + 1, limit)
+            self._governor.compare(slots, offer, matched, compared)
+
+
+def _merge(one: Proposal, other: Proposal) -> Proposal:
+    """Rows of `one` where it proposes something, else of `other`, whose q is a point mass."""
+    rows = one.draft_len > 0
+    surplus = max(0, other.tokens.shape[1] - one.tokens.shape[1])
+    tokens = torch.nn.functional.pad(one.tokens, (0, surplus))
+    tokens[:, : other.tokens.shape[1]] = torch.where(
+        upload(rows, tokens.device)[:, None],
+        tokens[:, : other.tokens.shape[1]],
+        other.tokens,
+    )
+    confidence = one.confidence
+    if confidence is not None:
+        confidence = np.pad(confidence, ((0, 0), (0, surplus)), constant_values=np.nan)
+    return Proposal(
+        tokens, np.maximum(one.draft_len, other.draft_len), one.probs, one.drawn, confidence
+    )
