@@ -6,11 +6,14 @@ import json
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from flyball.controller.errors import HostError
+
+if TYPE_CHECKING:
+    from flyball.controller.policy_file import PolicyFile
 
 DEMO = "demo"
 
@@ -46,7 +49,10 @@ def generate(
     top_p: Annotated[
         float | None, typer.Option(min=0.0, max=1.0, help="Probability mass to sample from.")
     ] = None,
-    seed: Annotated[int | None, typer.Option(min=0, help="Of sampling.")] = None,
+    seed: Annotated[
+        int | None,
+        typer.Option(min=0, help="Of sampling; repeats a text where no clock decides (static)."),
+    ] = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print one JSON object at the end.")
     ] = False,
@@ -90,19 +96,22 @@ def _load(model: str, draft: Path | None, prompt_lookup: bool) -> _Models:
         from flyball.demo.loader import load_demo
 
         demo = load_demo()
-        own = demo.draft if draft is None else _load_model(draft, "cpu")
+        own = demo.draft if draft is None else _load_model(draft, demo.target)
         return _Models(demo.target, demo.tokenizer, [own, *drafts])
     target = _load_model(Path(model))
     if draft is not None:
-        drafts.insert(0, _load_model(draft))
+        drafts.insert(0, _load_model(draft, target))
     return _Models(target, _from_folder("AutoTokenizer", Path(model)), drafts)
 
 
-def _load_model(folder: Path, device: str | None = None) -> Any:
+def _load_model(folder: Path, target: Any = None) -> Any:
+    """A model as it was stored; a draft on its target's device and in its precision."""
     import torch
 
+    if target is not None:
+        return _from_folder("AutoModelForCausalLM", folder, dtype=target.dtype).to(target.device)
     model = _from_folder("AutoModelForCausalLM", folder, dtype="auto")
-    return model.to(device or ("cuda" if torch.cuda.is_available() else "cpu")).eval()
+    return model.to("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def _from_folder(kind: str, folder: Path, **settings: Any) -> Any:
@@ -125,7 +134,7 @@ def _from_folder(kind: str, folder: Path, **settings: Any) -> Any:
 
 def _decode(
     models: _Models,
-    policy: Any,
+    policy: PolicyFile,
     prompt: str,
     settings: dict[str, Any],
     seed: int | None,
@@ -148,15 +157,19 @@ def _decode(
         tokens = gov.generate(**inputs, streamer=streamer if stream else None, **settings)
         stats = gov.stats
     text = tokenizer.decode(tokens[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
-    names = ("num_tokens", "num_rounds", "num_drafted", "num_accepted", "acceptance")
+    names = ("num_tokens", "num_rounds", "num_drafted", "num_accepted")
     result = {name: getattr(stats, name) for name in (*names, "total_s", "draft_s", "verify_s")}
-    return text, {**result, "tokens_per_s": stats.num_tokens / stats.total_s}
+    return text, {
+        **result,
+        "acceptance": stats.acceptance if stats.num_drafted else None,
+        "tokens_per_s": stats.num_tokens / stats.total_s,
+    }
 
 
 def _line(stats: dict[str, Any]) -> str:
+    rate = "" if stats["acceptance"] is None else f" (rate {stats['acceptance']:.2f})"
     return (
         f"{stats['num_tokens']} tokens in {stats['total_s']:.2f} s, "
         f"{stats['tokens_per_s']:.1f} tokens/s; {stats['num_rounds']} rounds, "
-        f"{stats['num_drafted']} tokens drafted, {stats['num_accepted']} accepted "
-        f"(rate {stats['acceptance']:.2f})"
+        f"{stats['num_drafted']} tokens drafted, {stats['num_accepted']} accepted{rate}"
     )

@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from flyball.demo.loader import MODELS, load_demo
 
@@ -54,12 +53,17 @@ def test_a_folder_of_one_s_own_is_decoded_with_prompt_lookup(
     assert done.out.strip()
 
 
-def test_the_same_seed_samples_the_same_text(flyball: Callable[..., Any]) -> None:
+def test_the_same_seed_samples_the_same_text_where_no_clock_decides(
+    tmp_path: Path, flyball: Callable[..., Any]
+) -> None:
+    policy = tmp_path / "policy.yaml"
+    policy.write_text("version: 1\nlength: {policy: static, draft_len: 3}\n")
     options = ["--sample", "--temperature", 0.9, "--top-p", 0.95, "--max-new-tokens", 40]
 
     def sampled(seed: int) -> str:
-        torch.manual_seed(99)
-        text: str = flyball("generate", PROMPT, *options, "--seed", seed).out
+        done = flyball("generate", PROMPT, *options, "--policy", policy, "--seed", seed)
+        assert done.code == 0
+        text: str = done.out
         return text
 
     assert sampled(1) == sampled(1) != sampled(2)
