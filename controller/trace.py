@@ -26,7 +26,14 @@ from flyball.controller.trace_format import (
     to_table,
 )
 
-__all__ = ["SCHEMA", "TraceRecorder", "TraceRound", "read_trace", "segments"]
+__all__ = [
+    "SCHEMA",
+    "TraceRecorder",
+    "TraceRound",
+    "read_trace",
+    "segments",
+    "write_segment",
+]
 
 FIRST_RETRY_S, LAST_RETRY_S = 1.0, 60.0
 CLOSE_S = 10.0  # a disk that hangs must not keep a process from ending
