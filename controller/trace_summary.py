@@ -65,8 +65,8 @@ def summarise(directory: str | Path) -> dict[str, Any]:
 
 def _codes(names: pa.ChunkedArray) -> NDArray[np.int64]:
     """A number for each row's name; the names must not be null."""
-    parts = [np.asarray(chunk.indices) for chunk in names.chunks]
-    return np.concatenate(parts).astype(np.int64)
+    parts = [np.asarray(chunk.indices, np.int64) for chunk in names.chunks]
+    return np.concatenate([np.empty(0, np.int64), *parts])
 
 
 def _used(names: pa.ChunkedArray) -> list[str]:

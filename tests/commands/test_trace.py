@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from flyball.controller.trace import TraceRecorder, TraceRound
+from flyball.controller.trace import SCHEMA, TraceRecorder, TraceRound, write_segment
 
 
 def make_round(step_id: int, accepted: list[int], draft: int = 0) -> TraceRound:
@@ -83,6 +83,13 @@ def test_info_of_a_trace_without_drafts(tmp_path: Path, flyball: Callable[..., A
     recorder.add(make_round(1, [0], draft=-1))
     recorder.close()
     assert json.loads(flyball("trace", "info", tmp_path, "--json").out)["acceptance"] == []
+    assert flyball("trace", "info", tmp_path).code == 0
+
+
+def test_info_of_a_trace_without_rows(tmp_path: Path, flyball: Callable[..., Any]) -> None:
+    write_segment(SCHEMA.empty_table(), tmp_path / "1.parquet")
+    summary = json.loads(flyball("trace", "info", tmp_path, "--json").out)
+    assert (summary["rows"], summary["steps"], summary["mean_step_s"]) == (0, 0, None)
     assert flyball("trace", "info", tmp_path).code == 0
 
 
