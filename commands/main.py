@@ -7,7 +7,9 @@ import sys
 import typer
 
 from flyball import __version__
+from flyball.commands import policy, trace
 from flyball.commands.demo import demo
+from flyball.commands.generate import generate
 from flyball.controller.errors import FlyballError
 
 app = typer.Typer(
@@ -17,6 +19,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command()(demo)
+app.command()(generate)
+app.add_typer(policy.app)
+app.add_typer(trace.app)
 
 
 def _show_version(wanted: bool) -> None:

@@ -11,6 +11,10 @@ class PolicyFileError(FlyballError, ValueError):
     """A policy file cannot be used."""
 
 
+class TraceError(FlyballError, ValueError):
+    """A trace cannot be read."""
+
+
 class HostError(FlyballError, ValueError):
     """A host, or the way it is called, cannot be governed."""
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from functools import reduce
 from operator import or_
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -17,6 +17,8 @@ from flyball.controller.errors import PolicyFileError
 from flyball.policies.length.base import LengthPolicy, LengthSettings
 from flyball.policies.length.goodput import GoodputSettings
 from flyball.policies.registry import LENGTH_POLICIES
+
+POLICIES = {"length": LENGTH_POLICIES}  # by section
 
 if TYPE_CHECKING:
     AnyLength = LengthSettings
@@ -27,6 +29,17 @@ else:
     ]
 
 
+class TraceSettings(BaseModel):
+    """Where the verification rounds are recorded."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+    dir: str = Field(
+        min_length=1,
+        description="Folder of the trace, made if need be; several engines may share it.",
+    )
+
+
 class PolicyFile(BaseModel):
     """What a policy file says; see the README for an example."""
 
@@ -35,6 +48,9 @@ class PolicyFile(BaseModel):
     version: Literal[1] = Field(description="Version of the file format.")
     length: AnyLength = Field(
         default_factory=GoodputSettings, description="How many tokens to draft."
+    )
+    trace: TraceSettings | None = Field(
+        default=None, description="Record every verification round; left out, nothing is."
     )
 
     def make_length_policy(self) -> LengthPolicy:
@@ -55,6 +71,20 @@ def load_policy(source: str | Path | Mapping[str, Any] | PolicyFile | None) -> P
     if isinstance(source, Mapping):
         return _validate(dict(source), "policy")
     return _validate(_read(Path(source)), str(source))
+
+
+def policy_schema() -> dict[str, Any]:
+    """The JSON schema of a policy file, for editors."""
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        **PolicyFile.model_json_schema(),
+    }
+
+
+def dump_policy(policy: PolicyFile) -> str:
+    """The policy as YAML with every setting, defaults included; it loads as the same policy."""
+    text: str = yaml.safe_dump(policy.model_dump(), sort_keys=False, allow_unicode=True)
+    return text
 
 
 def _read(path: Path) -> Any:
@@ -91,28 +121,39 @@ def _explain(problem: dict[str, Any]) -> str:
     """One clause for one of pydantic's findings."""
     loc = [str(part) for part in problem["loc"]]
     # The name of the chosen policy stands in the middle of pydantic's location.
-    path = [part for i, part in enumerate(loc) if not (i == 1 and part in LENGTH_POLICIES)]
+    path = loc[:1] + loc[1 + _names_policy(loc) :]
     where, key = ".".join(path), path[-1]
     if problem["type"] == "extra_forbidden":
-        known = _known_keys(loc[:-1])
-        return f"unknown key '{where}'{_nearest(key, known)}"
+        return f"unknown key '{where}'{_nearest(key, _known_keys(loc[:-1]))}"
     if problem["type"] == "union_tag_invalid":
         name = str(problem["ctx"]["tag"])
-        return f"unknown policy '{name}' for {where}{_nearest(name, list(LENGTH_POLICIES))}"
+        return f"unknown policy '{name}' for {where}{_nearest(name, list(POLICIES[key]))}"
     if problem["type"] == "union_tag_not_found":
-        return f"{where}: expected a key 'policy', one of {', '.join(LENGTH_POLICIES)}"
+        return f"{where}: expected a key 'policy', one of {', '.join(POLICIES[key])}"
     if problem["type"] == "missing":
         return f"missing key '{where}'"
     if problem["type"] == "value_error":
         return f"{where}: {problem['ctx']['error']}"
+    if problem["type"] in ("model_type", "model_attributes_type"):
+        keys = ["policy"] if where in POLICIES else _known_keys(loc)
+        return f"{where}: expected keys such as '{keys[0]}', but got {problem['input']!r}"
     message = problem["msg"][0].lower() + problem["msg"][1:]
     return f"{where}: {message}, but got {problem['input']!r}"
 
 
+def _names_policy(loc: list[str]) -> bool:
+    return len(loc) > 1 and loc[1] in POLICIES.get(loc[0], {})
+
+
 def _known_keys(loc: list[str]) -> list[str]:
-    if not loc:
-        return list(PolicyFile.model_fields)
-    return list(LENGTH_POLICIES[loc[-1]].Settings.model_fields)
+    """Keys of the section at pydantic's location; all of the file's where it is empty."""
+    if _names_policy(loc):
+        return list(POLICIES[loc[0]][loc[1]].Settings.model_fields)
+    section: Any = PolicyFile
+    for part in loc:
+        annotation = section.model_fields[part].annotation
+        section = (*get_args(annotation), annotation)[0]  # an optional section's own type
+    return list(section.model_fields)
 
 
 def _nearest(name: str, known: list[str]) -> str:

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from flyball.controller.errors import PolicyFileError
-from flyball.controller.policy_file import load_policy
+from flyball.controller.policy_file import dump_policy, load_policy, policy_schema
 from flyball.policies.registry import LENGTH_POLICIES
 
 
@@ -57,6 +57,15 @@ def test_every_registered_policy_can_be_named(name: str) -> None:
             "length.draft_len: input should be greater than or equal to 0, but got -1",
         ),
         ("version: 1\nlength: {policy: static, draft_len: 40}\n", "raise max_draft_len"),
+        ("version: 1\nlength: 4\n", "length: expected keys such as 'policy', but got 4"),
+        ("version: 1\nlength: {policy: goodput, static: 4}\n", "unknown key 'length.static'"),
+        ("version: 1\ntrace: {dri: x}\n", "unknown key 'trace.dri', did you mean 'dir'?"),
+        ("version: 1\ntrace: {goodput: x}\n", "unknown key 'trace.goodput'; known are dir"),
+        ("version: 1\ntrace: {}\n", "missing key 'trace.dir'"),
+        ("version: 1\ntrace: {dir: 3}\n", "trace.dir: input should be a valid string, but got 3"),
+        ("version: 1\ntrace: {dir: ''}\n", "trace.dir: string should have at least 1 character"),
+        ("version: 1\ntrace: traces/\n", "expected keys such as 'dir', but got 'traces/'"),
+        ("version: 1\n3: 4\n", "keys should be strings"),
         ("version: 7\n", "version: input should be 1, but got 7"),
         ("length: {policy: goodput}\n", "missing key 'version'"),
         ("- 1\n", "but got list"),
@@ -74,6 +83,33 @@ def test_a_mistake_is_one_line_that_says_what_to_do(
     assert expected in message
     assert str(path) in message
     assert "\n" not in message
+
+
+def test_nothing_is_traced_unless_a_folder_is_named() -> None:
+    assert load_policy(None).trace is None
+    assert load_policy({"version": 1, "trace": None}).trace is None
+    trace = load_policy({"version": 1, "trace": {"dir": "traces/"}}).trace
+    assert trace is not None
+    assert trace.dir == "traces/"
+
+
+@pytest.mark.parametrize("name", LENGTH_POLICIES)
+@pytest.mark.parametrize("folder", [None, "traces/", "ö: #'\""])
+def test_a_dumped_policy_names_every_setting_and_loads_as_itself(
+    tmp_path: Path, name: str, folder: str | None
+) -> None:
+    section = {"policy": name, **({"draft_len": 2} if name == "static" else {})}
+    policy = load_policy({"version": 1, "length": section, "trace": folder and {"dir": folder}})
+    text = dump_policy(policy)
+    assert load_policy(write(tmp_path, text)) == policy
+    assert all(key in text for key in LENGTH_POLICIES[name].Settings.model_fields)
+
+
+def test_the_schema_names_every_policy_and_section() -> None:
+    schema = policy_schema()
+    assert set(schema["properties"]) == {"version", "length", "trace"}
+    assert set(schema["properties"]["length"]["discriminator"]["mapping"]) == set(LENGTH_POLICIES)
+    assert schema["additionalProperties"] is False
 
 
 def test_missing_and_odd_files_are_named(tmp_path: Path) -> None:

@@ -1,0 +1,246 @@
+"""What a trace is: rounds, the table that they become, and reading segments back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from operator import attrgetter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import DTypeLike, NDArray
+
+from flyball.controller.errors import TraceError
+
+VERSION = "1"
+VERSION_KEY = b"flyball_trace_version"
+SUFFIX = ".parquet"
+
+_NAME = pa.dictionary(pa.int32(), pa.string())
+SCHEMA = pa.schema(
+    [
+        ("time_s", pa.float64()),  # wall clock, seconds since the epoch
+        ("engine", _NAME),
+        ("run", _NAME),  # of the recorder: requests and steps are counted from its start
+        ("request", pa.int64()),
+        ("position", pa.int32()),  # tokens generated before the round
+        ("draft", _NAME),  # null where nothing was drafted
+        ("step", pa.int64()),
+        ("batch_size", pa.int32()),
+        ("context_len", pa.int32()),
+        ("waiting", pa.int32()),
+        ("planned", pa.int32()),
+        ("proposed", pa.int32()),
+        ("accepted", pa.int32()),
+        ("observed", pa.int32()),
+        ("confidence", pa.list_(pa.field("element", pa.float32()))),  # of proposed tokens
+        ("verify_len", pa.int32()),
+        ("num_draft_steps", pa.int32()),
+        ("step_s", pa.float64()),
+        ("draft_s", pa.float64()),
+        ("verify_s", pa.float64()),
+        ("policy", _NAME),
+        ("propensity", pa.float64()),
+    ],
+    {VERSION_KEY: VERSION.encode()},
+)
+
+
+@dataclass(slots=True)
+class TraceRound:
+    """One step of an engine; its arrays are handed over and never changed afterwards.
+
+    Attributes:
+        time_s: wall clock, seconds since the epoch.
+        step_id: of the plan.
+        policy: the policy's name and version, such as "goodput/1".
+        batch_size: rows that the forwards ran over.
+        num_waiting: requests that wait for a place.
+        request: (n,) running number of the request in this engine.
+        position: (n,) tokens generated before this round.
+        context_len: (n,) tokens of prompt and output before this round.
+        draft: (n,) index into the recorder's names of drafts, -1 where nothing was drafted.
+        planned: (n,) tokens that the policy wanted drafted.
+        proposed: (n,) tokens that the target verified.
+        accepted: (n,) of them accepted.
+        observed: (n,) positions whose outcome was seen.
+        confidence: (n, K) the draft's largest probability by position, of which the first
+            `proposed` of each row are kept; None where the host does not say.
+        propensity: (n,) probability of the choice, 1 where it was certain.
+        verify_len: tokens verified for each request, padding included.
+        num_draft_steps: forwards of the draft that proposed a token.
+        step_s: seconds of the whole step.
+        draft_s: seconds in the draft, if known.
+        verify_s: seconds in the verification, if known.
+    """
+
+    time_s: float
+    step_id: int
+    policy: str
+    batch_size: int
+    num_waiting: int
+    request: NDArray[np.int64]
+    position: NDArray[np.int32]
+    context_len: NDArray[np.int32]
+    draft: NDArray[np.int32]
+    planned: NDArray[np.int32]
+    proposed: NDArray[np.int32]
+    accepted: NDArray[np.int32]
+    observed: NDArray[np.int32]
+    confidence: NDArray[np.float64] | None
+    propensity: NDArray[np.float64]
+    verify_len: int
+    num_draft_steps: int
+    step_s: float
+    draft_s: float | None = None
+    verify_s: float | None = None
+
+
+def to_table(
+    rounds: Sequence[TraceRound], engine_id: str, run: str, drafts: Sequence[str]
+) -> pa.Table:
+    """One row for each request of each round, in order; no Python loop over rows.
+
+    Args:
+        rounds: at least one.
+        engine_id: the engine's name.
+        run: the recorder's name.
+        drafts: names that `TraceRound.draft` points into.
+
+    Raises:
+        Exception: numpy's or pyarrow's, where a round's arrays do not fit together.
+    """
+    num_rows = np.array([entry.request.size for entry in rounds])
+
+    def of_rows(name: str, dtype: DTypeLike) -> NDArray[Any]:
+        return np.concatenate(list(map(attrgetter(name), rounds)), dtype=dtype)
+
+    def of_rounds(name: str, dtype: DTypeLike) -> NDArray[Any]:
+        return np.repeat(np.array(list(map(attrgetter(name), rounds)), dtype), num_rows)
+
+    def optional(name: str) -> pa.Array:
+        missing = np.array([getattr(entry, name) is None for entry in rounds])
+        return pa.array(of_rounds(name, np.float64), mask=np.repeat(missing, num_rows))
+
+    policies = {name: code for code, name in enumerate({entry.policy: None for entry in rounds})}
+    policy = np.array([policies[entry.policy] for entry in rounds], np.int32)
+    one = np.zeros(num_rows.sum(), np.int32)
+    proposed = of_rows("proposed", np.int32)
+    columns = {
+        "time_s": of_rounds("time_s", np.float64),
+        "engine": _names(one, [engine_id]),
+        "run": _names(one, [run]),
+        "request": of_rows("request", np.int64),
+        "draft": _names(of_rows("draft", np.int32), drafts),
+        "step": of_rounds("step_id", np.int64),
+        "waiting": of_rounds("num_waiting", np.int32),
+        "proposed": proposed,
+        "confidence": _confidence(rounds, num_rows, proposed),
+        "step_s": of_rounds("step_s", np.float64),
+        "draft_s": optional("draft_s"),
+        "verify_s": optional("verify_s"),
+        "policy": _names(np.repeat(policy, num_rows), list(policies)),
+        "propensity": of_rows("propensity", np.float64),
+    }
+    for name in ("position", "context_len", "planned", "accepted", "observed"):
+        columns[name] = of_rows(name, np.int32)
+    for name in ("batch_size", "verify_len", "num_draft_steps"):
+        columns[name] = of_rounds(name, np.int32)
+    return pa.table([columns[name] for name in SCHEMA.names], schema=SCHEMA)
+
+
+def _names(codes: NDArray[np.int32], names: Sequence[str]) -> pa.DictionaryArray:
+    """Names by code, null where it is negative."""
+    return pa.DictionaryArray.from_arrays(
+        pa.array(codes, mask=codes < 0), pa.array(names, pa.string())
+    )
+
+
+def _confidence(
+    rounds: Sequence[TraceRound], num_rows: NDArray[np.int64], proposed: NDArray[np.int32]
+) -> pa.ListArray:
+    """The first `proposed` of each row, null where a round has none."""
+    given = [entry.confidence for entry in rounds]
+    known = [part.ravel() for part in given if part is not None] or [np.empty(0)]
+    values = np.concatenate(known, dtype=np.float32)
+    width = np.repeat([0 if part is None else part.shape[1] for part in given], num_rows)
+    missing = np.repeat([part is None for part in given], num_rows)
+    length = np.minimum(proposed, width)
+    column = np.arange(len(values)) - np.repeat(width.cumsum() - width, width)
+    kept = values[column < np.repeat(length, width)]
+    offsets = np.concatenate([[0], length.cumsum()]).astype(np.int32)
+    return pa.ListArray.from_arrays(pa.array(offsets), pa.array(kept), mask=pa.array(missing))
+
+
+def segments(directory: str | Path) -> list[Path]:
+    """The complete segments of a trace in order of time.
+
+    Raises:
+        TraceError: the folder does not exist, is none, or holds no segment.
+    """
+    directory = Path(directory)
+    if not directory.is_dir():
+        problem = "it is no folder" if directory.exists() else "it does not exist"
+        raise TraceError(
+            f"{directory}: expected a folder with a trace, but {problem}; "
+            "give the folder that trace.dir names in the policy file"
+        )
+    found = sorted(directory.glob(f"*{SUFFIX}"))
+    if not found:
+        raise TraceError(
+            f"{directory}: expected trace segments (*{SUFFIX}), but found none; "
+            "an engine writes the first after half a minute, or when it closes"
+        )
+    return found
+
+
+def read_trace(directory: str | Path, columns: list[str] | None = None) -> pa.Table:
+    """All complete segments of a trace as one table, in order of time.
+
+    Args:
+        directory: the trace's folder, which several engines may share.
+        columns: names from `SCHEMA`; all by default.
+
+    Raises:
+        TraceError: one line that says what was expected, what came and what to do.
+    """
+    tables = [_read_segment(path, columns) for path in segments(directory)]
+    return pa.concat_tables(tables).unify_dictionaries()
+
+
+def _read_segment(path: Path, columns: list[str] | None) -> pa.Table:
+    def attempt(read: Callable[[], Any]) -> Any:
+        try:
+            return read()
+        except (OSError, pa.ArrowException) as error:
+            reason = " ".join(str(error).split())
+            raise TraceError(
+                f"{path}: cannot read the segment: {reason}; move the file out of the trace"
+            ) from error
+
+    with attempt(lambda: pq.ParquetFile(path)) as file:
+        _check(path, file.schema_arrow)
+        return attempt(lambda: file.read(columns))
+
+
+def _check(path: Path, schema: pa.Schema) -> None:
+    version = (schema.metadata or {}).get(VERSION_KEY, b"").decode(errors="replace")
+    if not version:
+        raise TraceError(
+            f"{path}: expected a trace segment, but it is another Parquet file; "
+            "move it out of the trace"
+        )
+    if version != VERSION:
+        raise TraceError(
+            f"{path}: expected trace version {VERSION}, but got {version}; "
+            "read it with the Flyball version that recorded it"
+        )
+    if not schema.equals(SCHEMA):
+        odd = sorted({str(field) for field in schema} ^ {str(field) for field in SCHEMA})
+        raise TraceError(
+            f"{path}: expected the columns of trace version {VERSION}, but these differ: "
+            f"{', '.join(odd) or 'their order'}; move the file out of the trace"
+        )
