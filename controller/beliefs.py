@@ -36,15 +36,47 @@ class Look:
     log_acceptance: Floats | None = None  # likewise (2, cells)
 
 
+class _Costs:
+    """What rounds of a batch size cost, until more was measured.
+
+    Args:
+        cost: the estimator.
+        batch_size: rows that the forwards run over.
+        num_drafts: drafts that step.
+
+    Raises:
+        BadAnswerError: what was measured is no time.
+    """
+
+    def __init__(self, cost: CostEstimator, batch_size: int, num_drafts: int) -> None:
+        self.batch_size = batch_size
+        self.measured = cost.measured(batch_size)
+        self.round_s = cost.round_s(batch_size)  # (ways, max_draft_len + 1)
+        self.longest_s = float(self.round_s.max())
+        if self.measured and not 0.0 < self.round_s.min() <= self.longest_s < np.inf:
+            raise BadAnswerError(f"expected positive seconds, but got {self.round_s!r:.80}")
+        probes = (
+            (way, length)
+            for way in range(num_drafts)
+            if (length := cost.next_probe(batch_size, way)) is not None
+        )
+        self.probe = next(probes, None)  # way and length that would teach most
+        self._marginal_s: dict[int, Floats] = {}
+
+    def marginal_s(self, way: int) -> Floats:
+        """Seconds that each drafted token adds (max_draft_len,)."""
+        if way not in self._marginal_s:
+            self._marginal_s[way] = marginal_seconds(self.round_s[way])
+        return self._marginal_s[way]
+
+
 @dataclass(slots=True)
 class _Prospect:
     """What is known of some requests until something new is learned."""
 
     key: tuple[int, bytes]
     ways: Ways
-    round_s: Floats  # (ways, max_draft_len + 1)
-    marginal_s: Floats  # (ways, max_draft_len)
-    probe: tuple[int, int] | None  # way and length that would teach the cost model most
+    costs: _Costs
     look: Look | None = None  # without offers
 
 
@@ -75,6 +107,7 @@ class Beliefs:
     def forget(self, kind: str) -> None:
         """Start anew with what may be spoilt after a fault of this kind."""
         self._prospect: _Prospect | None = None
+        self._costs: _Costs | None = None
         if kind == "acceptance":
             drafts, limit = enumerate(self._host.drafts), self._max_draft_len
             self._drafts = {i: SteppingDraft(limit) for i in self._stepping}
@@ -118,7 +151,7 @@ class Beliefs:
         prospect = self._prospect
         if prospect is None or prospect.key != key:
             self._prospect = prospect = self._foresee(key, slots)
-        if offers and prospect.probe is None:
+        if offers and prospect.costs.probe is None:
             return self._appraise(slots, prospect, self._with_offers(slots, prospect, offers))
         if prospect.look is None:
             prospect.look = self._appraise(slots, prospect, prospect.ways)
@@ -126,7 +159,6 @@ class Beliefs:
 
     def _foresee(self, key: tuple[int, bytes], slots: Ints) -> _Prospect:
         """What the estimators say of these requests, checked."""
-        batch_size = key[0]
         self._guard.at_work = "acceptance"
         survival = np.zeros((len(self._drafts) + 1, len(slots), self._max_draft_len + 1))
         survival[-1, :, 0] = 1.0
@@ -138,21 +170,10 @@ class Beliefs:
         if not self._correction.healthy:
             raise BadAnswerError("expected a finite correction")
         self._guard.at_work = "cost"
-        round_s = self._cost.round_s(batch_size)
-        if self._cost.measured(batch_size) and not 0.0 < round_s.min() <= round_s.max() < np.inf:
-            raise BadAnswerError(f"expected positive finite seconds, but got {round_s!r:.80}")
-        probes = (
-            (way, length)
-            for way in range(len(self._drafts))
-            if (length := self._cost.next_probe(batch_size, way)) is not None
-        )
-        return _Prospect(
-            key,
-            Ways(np.array([*self._drafts, 0], np.int32), survival, survival.cumsum(axis=2)),
-            round_s,
-            np.array([marginal_seconds(row) for row in round_s]),
-            next(probes, None),
-        )
+        if self._costs is None or self._costs.batch_size != key[0]:
+            self._costs = _Costs(self._cost, key[0], len(self._drafts))
+        drafts = np.array([*self._drafts, 0], np.int32)
+        return _Prospect(key, Ways(drafts, survival, survival.cumsum(axis=2)), self._costs)
 
     def _with_offers(
         self, slots: Ints, prospect: _Prospect, offers: Sequence[Offer]
@@ -168,18 +189,18 @@ class Beliefs:
     def _appraise(self, slots: Ints, prospect: _Prospect, ways: Ways | WaysWithOffers) -> Look:
         """The best way, its price and what the policy gets to see."""
         self._guard.at_work = "price"
-        way = best_len = 0
+        costs, way, best_len = prospect.costs, 0, 0
         price, weight, quoted = np.nan, np.ones(len(slots)), None
-        if self._cost.measured(prospect.key[0]):
+        if costs.measured:
             # Without offers only a stepping draft, if there is one, can fill a draft.
             num_ways = len(ways.tokens) - (ways is prospect.ways and len(self._drafts) > 0)
-            quoted = quote(ways.tokens[:num_ways], prospect.round_s[:num_ways])
+            quoted = quote(ways.tokens[:num_ways], costs.round_s[:num_ways])
             way, best_len, weight = quoted.way, quoted.draft_len, quoted.weight
             price = quoted.price * self._correction.factor
             if not 0.0 < price < np.inf:
                 raise BadAnswerError(f"expected a positive finite price, but got {price}")
-        if prospect.probe is not None:
-            way = prospect.probe[0]
+        if costs.probe is not None:
+            way = costs.probe[0]
         choice = ways.choose(way, best_len)
         if self._can_stop:  # an offer ends where drafts should end on average
             choice.limit = np.where(
@@ -191,14 +212,14 @@ class Beliefs:
             can_stop=self._host.mid_draft_stop,
             padded=self._host.padded,
             survival=choice.survival[:, 1:],
-            round_s=prospect.round_s[way],
-            marginal_s=prospect.marginal_s[way],
+            round_s=costs.round_s[way],
+            marginal_s=costs.marginal_s(way),
             price=price,
             weight=weight,
             best_len=best_len,
-            probe_len=None if prospect.probe is None else prospect.probe[1],
+            probe_len=None if costs.probe is None else costs.probe[1],
         )
-        look = Look(view, ways, choice, quoted, way, float(prospect.round_s.max()))
+        look = Look(view, ways, choice, quoted, way, costs.longest_s)
         if way < len(self._drafts):
             draft = self._drafts[self._stepping[way]]
             look.frailty = draft.confidence_frailty(slots)
@@ -278,7 +299,7 @@ class Beliefs:
             self._cost.probed(cost.batch_size, look.way)
         self._num_costs += 1
         if probing or self._num_costs % _COST_ROUNDS == 0:
-            self._prospect = None
+            self._prospect = self._costs = None
         if look is None or look.quoted is None or probing:
             return
         if len(accepted) == len(look.view.slots):

@@ -234,7 +234,7 @@ class Governor:
         except (TypeError, ValueError) as error:
             self._guard.count("outcomes", repr(error))
             return None
-        if keep.all():
+        if np.count_nonzero(keep) == len(keep):
             return outcomes
         if num_bad := int(np.count_nonzero(current & ~sound)):
             self._guard.count("outcomes", "counts that cannot be true", num_bad)

@@ -120,8 +120,10 @@ class AcceptanceEstimator:
         if len(slots) == 0:
             return
         frailty, hazard = self._frailty.values[slots], self.hazard[cells]
-        rate = np.minimum(np.maximum(frailty * hazard, 1e-6), 100.0)
-        weight = 1.0 - rejected * (1.0 - (1.0 / rate - 1.0 / np.expm1(rate)))
+        weight = np.ones(len(slots))
+        missed = np.flatnonzero(rejected)
+        rate = np.minimum(np.maximum(frailty[missed] * hazard[missed], 1e-6), 100.0)
+        weight[missed] -= rejected[missed] * (1.0 - (1.0 / rate - 1.0 / np.expm1(rate)))
         num_cells, num_slots = len(self.hazard), len(self._frailty.values)
         keep = self._keep**num_rounds
         self._rejections *= keep

@@ -63,38 +63,47 @@ class Curve:
         self._places = np.arange(1.0, max_x + 1.0)
         self._floor = floor
         self._keep = float(np.exp(-1.0 / memory))
-        self._count = np.zeros(max_x)
-        self._values = np.zeros(max_x)
+        # Plain floats, and common factors for what happens to all places: ten times faster here
+        # than numpy's scalars. A count is its weight times `_fade`, a value times `_drift`.
+        self._weights = [0.0] * max_x
+        self._values = [0.0] * max_x
+        self._fade = self._drift = 1.0
 
     def values(self) -> Floats:
         """The curve at 1 to max_x (max_x,)."""
-        known = np.flatnonzero(self._count >= 0.5)
+        values = np.array(self._values) * self._drift
+        known = np.flatnonzero(np.array(self._weights) * self._fade >= 0.5)
         if len(known) == len(self._places):
-            return self._values.copy()
+            return values
         if len(known) == 0:
             return np.full(len(self._places), np.nan)
-        result: Floats = np.interp(self._places, self._places[known], self._values[known])
+        result: Floats = np.interp(self._places, self._places[known], values[known])
         first, last = known[min(1, len(known) - 1)], known[-1]
         if last > first:
-            rise = max(0.0, (self._values[last] - self._values[first]) / (last - first))
+            rise = max(0.0, (values[last] - values[first]) / (last - first))
             result[last + 1 :] += rise * np.arange(1, len(result) - last)
         return result
 
     def update(self, x: int, y: float) -> None:
         """Learn that the function was y > 0 at x."""
         place = x - 1
-        self._count *= self._keep
-        if self._count[place] < 0.5:
-            self._count[place], self._values[place] = 1.0, y
-            return
-        self._count[place] += 1.0
-        count, value = float(self._count[place]), float(self._values[place])
-        if count <= WARM_UP:
-            self._values[place] = min(y, value)
-            return
-        error = min(y / value - 1.0, 1.0)
-        self._values *= 1.0 + self._floor * error
-        self._values[place] = value * (1.0 + max(self._floor, 1.0 / count) * error)
+        self._fade *= self._keep
+        if self._fade < 1e-9:
+            self._weights = [weight * self._fade for weight in self._weights]
+            self._values = [value * self._drift for value in self._values]
+            self._fade = self._drift = 1.0
+        count = self._weights[place] * self._fade + 1.0
+        if count < 1.5:
+            count, value = 1.0, y
+        else:
+            value = self._values[place] * self._drift
+            if count <= WARM_UP:
+                value = min(y, value)
+            else:
+                error = min(y / value - 1.0, 1.0)
+                self._drift *= 1.0 + self._floor * error
+                value *= 1.0 + max(self._floor, 1.0 / count) * error
+        self._weights[place], self._values[place] = count / self._fade, value / self._drift
 
 
 class _Bucket:

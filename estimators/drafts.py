@@ -25,7 +25,7 @@ Ints = NDArray[np.int32]
 NUM_STRENGTHS = 8  # cells of how well founded an offer is
 _OFFER_POSITIONS = 8  # positions of an offer told apart; later ones are like the last
 _ROUNDS = 8  # rounds after which a journal is due
-_ROWS = 64  # rows after which it is due sooner
+_ROWS = 1024  # rows after which it is due sooner
 _NOT_GIVEN = -1.0  # in place of a confidence
 
 
@@ -182,8 +182,7 @@ class SteppingDraft:
         """Gather what a round showed of its drafts (n,)."""
         # The next token that the draft reads continues a draft that was accepted in full.
         run = self._match_run.values
-        full = np.where(observed == accepted, accepted, 0)
-        run[slots] = np.where(proposed > 0, full, run[slots])
+        run[slots] = np.where(proposed > 0, accepted * (observed == accepted), run[slots])
         if np.count_nonzero(observed):
             self._journal.add(slots, accepted, observed, confidence=confidence)
 
