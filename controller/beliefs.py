@@ -19,7 +19,7 @@ from flyball.policies.length.base import View
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int32]
 
-_COST_ROUNDS = 8  # rounds after which plans follow what costs were measured
+_COST_ROUNDS = 16  # rounds after which a new plan takes in what costs were measured
 
 
 @dataclass(slots=True)
@@ -99,7 +99,7 @@ class Beliefs:
         self._can_stop = can_stop
         self._guard = guard
         self._stepping = [i for i, draft in enumerate(host.drafts) if draft.steps]
-        self._num_costs = 0
+        self._num_unused = 0  # costs that no plan has seen yet
         self._num_slots = 0
         for kind in ("acceptance", "cost", "price"):
             self.forget(kind)
@@ -170,10 +170,12 @@ class Beliefs:
         if not self._correction.healthy:
             raise BadAnswerError("expected a finite correction")
         self._guard.at_work = "cost"
-        if self._costs is None or self._costs.batch_size != key[0]:
-            self._costs = _Costs(self._cost, key[0], len(self._drafts))
+        costs = self._costs
+        if costs is None or costs.batch_size != key[0] or self._num_unused >= _COST_ROUNDS:
+            self._costs = costs = _Costs(self._cost, key[0], len(self._drafts))
+            self._num_unused = 0
         drafts = np.array([*self._drafts, 0], np.int32)
-        return _Prospect(key, Ways(drafts, survival, survival.cumsum(axis=2)), self._costs)
+        return _Prospect(key, Ways(drafts, survival, survival.cumsum(axis=2)), costs)
 
     def _with_offers(
         self, slots: Ints, prospect: _Prospect, offers: Sequence[Offer]
@@ -297,8 +299,8 @@ class Beliefs:
         probing = look is not None and look.view.probe_len is not None
         if probing and look is not None:
             self._cost.probed(cost.batch_size, look.way)
-        self._num_costs += 1
-        if probing or self._num_costs % _COST_ROUNDS == 0:
+        self._num_unused += 1
+        if probing or self._num_unused >= 2 * _COST_ROUNDS:
             self._prospect = self._costs = None
         if look is None or look.quoted is None or probing:
             return

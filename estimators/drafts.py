@@ -24,7 +24,7 @@ Ints = NDArray[np.int32]
 
 NUM_STRENGTHS = 8  # cells of how well founded an offer is
 _OFFER_POSITIONS = 8  # positions of an offer told apart; later ones are like the last
-_ROUNDS = 8  # rounds after which a journal is due
+_ROUNDS = 16  # rounds after which a journal is due; sooner after new requests
 _ROWS = 1024  # rows after which it is due sooner
 _NOT_GIVEN = -1.0  # in place of a confidence
 
@@ -129,6 +129,7 @@ class SteppingDraft:
         self._journal = Journal(max_draft_len)
         self._readings: list[tuple[Ints, NDArray[np.intp], Floats]] = []
         self._num_read = 0
+        self._patience = 2  # rounds after which to learn
         self._derive()
 
     @property
@@ -143,10 +144,12 @@ class SteppingDraft:
     @property
     def due(self) -> bool:
         """Whether it is time to learn from what was gathered."""
-        return self._journal.due or self._num_read + self._journal.num_rounds >= _ROUNDS
+        num_rounds = self._journal.num_rounds + self._num_read
+        return num_rounds >= self._patience or self._journal.num_rows >= _ROWS
 
     def admit(self, slots: Ints) -> None:
         """Forget what earlier requests in these slots did; nothing of theirs may be pending."""
+        self._patience = 2
         self._match_run.reset(slots)
         for part in self._parts:
             part.admit(slots)
@@ -214,9 +217,10 @@ class SteppingDraft:
 
     def learn(self) -> int:
         """Learn from what was gathered; returns how many confidences made no sense."""
+        self._patience = min(2 * self._patience, _ROUNDS)
         (slots, accepted, observed, _), confidence, num_rounds = self._journal.take()
         tokens = unroll(accepted, observed)
-        owner, seen = slots[tokens.row], slots[observed > 0]
+        owner, seen = slots.astype(np.intp)[tokens.row], slots[observed > 0]
         readings = [(owner, tokens.position, tokens.rejected), *self._readings]
         read_owner, cells, rejected = map(np.concatenate, zip(*readings, strict=True))
         read_seen = np.concatenate([seen, read_owner[len(owner) :]])
