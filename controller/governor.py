@@ -11,12 +11,14 @@ from numpy.typing import NDArray
 
 from flyball.controller.beliefs import Beliefs, Look
 from flyball.controller.contract import Cost, DraftInfo, HostInfo, Offer, Outcomes, Plan
+from flyball.controller.errors import HostError
 from flyball.controller.guard import (
     SLOW_DECISION_S,
     BadAnswerError,
     Guard,
     check_lengths,
     check_stops,
+    sound_offer,
     sound_rows,
 )
 from flyball.controller.policy_file import PolicyFile
@@ -133,12 +135,17 @@ class Governor:
             offers: what the drafts without steps propose.
             context_len: (n,) tokens of each request so far, for the trace.
             num_waiting: requests that wait to be served, for the trace.
+
+        Raises:
+            HostError: an offer is of no draft that makes offers.
         """
         self._num_steps += 1
         self._step = step = _Step(self._num_steps, context_len, num_waiting)
         nothing = np.zeros(len(slots), np.int32)
         if len(slots) == 0 or self._guard.benched(self._num_steps):
             return Plan(self._num_steps, nothing, nothing)
+        if offers:
+            offers = self._sound_offers(offers, len(slots))
         started = self._clock()
         try:
             look = self._beliefs.look(slots, batch_size or len(slots), offers)
@@ -151,9 +158,28 @@ class Governor:
         step.decision_s = self._clock() - started
         return plan
 
+    def _check_draft(self, draft: int, steps: bool) -> None:
+        drafts = self._host.drafts
+        if not 0 <= draft < len(drafts) or drafts[draft].steps is not steps:
+            raise HostError(
+                f"expected the index of a draft with steps={steps} among {len(drafts)} drafts, "
+                f"but got {draft}; see HostInfo.drafts"
+            )
+
+    def _sound_offers(self, offers: Sequence[Offer], num_requests: int) -> list[Offer]:
+        sound = []
+        for offer in offers:
+            self._check_draft(offer.draft, steps=False)
+            checked = sound_offer(offer, num_requests)
+            if checked is not offer:
+                self._guard.count("offers", "lengths or strengths that cannot be true")
+            if checked is not None:
+                sound.append(checked)
+        return sound
+
     def _decide(self, look: Look) -> Plan:
-        self._guard.at_work = "decide"
         policy = self._policy or self._hire()
+        self._guard.at_work = "decide"
         view, choice = look.view, look.choice
         draft_len = check_lengths(policy.decide(view), len(view.slots), self.max_draft_len)
         if not self.wants_confidence and len(self._host.drafts) > 1:
@@ -166,6 +192,7 @@ class Governor:
 
     def _hire(self) -> LengthPolicy:
         """The policy anew, after its bench: its state is not to be trusted."""
+        self._guard.at_work = "admit"
         self._policy = self._policy_file.make_length_policy()
         self._policy.admit(np.flatnonzero(np.isfinite(self._admitted_at.values)).astype(np.int32))
         return self._policy
@@ -280,6 +307,7 @@ class Governor:
                 where there is no token.
             draft: which one, of those that step.
         """
+        self._check_draft(draft, steps=True)
         if match.size == 0:
             return
         try:
@@ -296,6 +324,7 @@ class Governor:
             num_matched: (n,) leading tokens that equalled the settled text.
             num_compared: (n,) tokens compared, never beyond the first miss.
         """
+        self._check_draft(offer.draft, steps=False)
         try:
             keep = sound_rows(num_compared, num_matched, num_compared, self.max_draft_len)
             keep &= (offer.strength >= 0) & (offer.strength < NUM_STRENGTHS)

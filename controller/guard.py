@@ -12,6 +12,9 @@ import logging
 import numpy as np
 from numpy.typing import NDArray
 
+from flyball.controller.contract import Offer
+from flyball.estimators.drafts import NUM_STRENGTHS
+
 Ints = NDArray[np.int32]
 Bools = NDArray[np.bool_]
 
@@ -100,3 +103,14 @@ def sound_rows(proposed: Ints, accepted: Ints, observed: Ints, limit: int) -> Bo
         raise BadAnswerError(f"expected signed integers, but got {signs.dtype}")
     result: Bools = signs >= 0
     return result
+
+
+def sound_offer(offer: Offer, num_requests: int) -> Offer | None:
+    """The offer without rows that make no sense; None where nothing can be made of it."""
+    draft_len, strength = offer.draft_len, offer.strength
+    if not draft_len.shape == strength.shape == (num_requests,):
+        return None
+    bad = (draft_len | strength | (NUM_STRENGTHS - 1 - strength)) < 0
+    if not np.count_nonzero(bad):
+        return offer
+    return Offer(offer.draft, np.where(bad, 0, draft_len), np.where(bad, 0, strength))

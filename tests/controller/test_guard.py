@@ -6,7 +6,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from flyball.controller.governor import Cost, Governor, HostInfo, Offer, Outcomes
+from flyball.controller.errors import HostError
+from flyball.controller.governor import Cost, DraftInfo, Governor, HostInfo, Offer, Outcomes
 from flyball.controller.guard import FIRST_PAUSE, Guard, check_lengths
 from flyball.controller.policy_file import PolicyFile
 from flyball.policies.length.base import LengthPolicy, Progress, RoundResult, View
@@ -330,10 +331,16 @@ def test_sound_rows_are_learned_from_although_others_are_not() -> None:
 
 
 def test_comparisons_that_make_no_sense_are_dropped() -> None:
-    governor = Host().governor
+    drafts = (DraftInfo("lookup", steps=False),)
+    governor = Governor(FlakyFile(version=1), HostInfo("test", drafts=drafts))
+    governor.admit(1)
     offer = Offer(0, np.ones(1, np.int32), np.full(1, 77, np.int32))
     governor.compare(np.zeros(1, np.int32), offer, np.ones(1, np.int32), np.ones(1, np.int32))
     assert governor.faults == {"offers": 1}
+    assert governor.plan(np.zeros(1, np.int32), offers=[offer]).draft_len[0] == 0
+    assert governor.faults == {"offers": 2}
+    with pytest.raises(HostError, match="steps=True"):
+        governor.read(np.zeros(1, np.int32), np.ones((1, 1)))
 
 
 class Clock:
