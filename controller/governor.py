@@ -2,146 +2,98 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from flyball.controller.policy_file import PolicyFile
-from flyball.controller.price import PriceCorrection, Quote, quote
-from flyball.estimators.acceptance import (
-    CONFIDENCE_PRIOR,
-    FLAT_PRIOR,
-    AcceptanceEstimator,
-    confidence_cells,
+from flyball.controller.beliefs import Beliefs, Look
+from flyball.controller.contract import Cost, DraftInfo, HostInfo, Offer, Outcomes, Plan
+from flyball.controller.errors import HostError
+from flyball.controller.guard import (
+    SLOW_DECISION_S,
+    BadAnswerError,
+    Guard,
+    check_lengths,
+    check_stops,
+    sound_offer,
+    sound_rows,
 )
-from flyball.estimators.cost import CostEstimator
+from flyball.controller.policy_file import PolicyFile
+from flyball.estimators.acceptance import confidence_cells
+from flyball.estimators.drafts import NUM_STRENGTHS
 from flyball.estimators.slots import SlotArray
-from flyball.policies.length.base import Progress, RoundResult, View
+from flyball.policies.length.base import LengthPolicy, Progress, RoundResult
+
+__all__ = ["Cost", "DraftInfo", "Governor", "HostInfo", "Offer", "Outcomes", "Plan"]
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int32]
 Bools = NDArray[np.bool_]
 
-
-@dataclass(frozen=True)
-class HostInfo:
-    """What a host can do.
-
-    Attributes:
-        engine_id: name of the engine, for logs.
-        max_draft_len: largest draft length that it can run.
-        ragged_ok: whether requests of one step may have different lengths.
-        padded: whether verification runs on a rectangle, so that the longest draft sets its cost.
-        mid_draft_stop: whether it asks `stop` while it drafts.
-    """
-
-    engine_id: str
-    max_draft_len: int = 64
-    ragged_ok: bool = True
-    padded: bool = True
-    mid_draft_stop: bool = True
+_COST_ROUNDS = 8  # rounds after which the plan follows what costs were measured
 
 
-@dataclass(frozen=True)
-class Plan:
-    """The decision for one step.
-
-    Attributes:
-        step_id: to be given back with the outcome.
-        draft_len: (n,) tokens to draft for each request.
-    """
-
-    step_id: int
-    draft_len: Ints
-
-
-@dataclass(frozen=True)
-class Outcomes:
-    """Ground truth of one step; rows may be missing.
-
-    Attributes:
-        step_id: of the plan.
-        slots: (n,) requests.
-        proposed: (n,) drafted tokens that the target verified.
-        accepted: (n,) of them accepted.
-        observed: (n,) positions whose outcome was seen; never beyond the first rejection.
-        confidence: (n, >= observed) the draft's largest probability by position, if known.
-    """
-
-    step_id: int
-    slots: Ints
-    proposed: Ints
-    accepted: Ints
-    observed: Ints
-    confidence: Floats | None = None
-
-
-@dataclass(frozen=True)
-class Cost:
-    """Seconds of one step.
-
-    Attributes:
-        step_id: of the plan.
-        step_s: the whole step.
-        batch_size: rows that the forwards ran over.
-        verify_len: tokens verified for each request, padding included.
-        num_draft_steps: forwards of the draft that proposed a token.
-        draft_s: seconds in the draft, if known.
-        verify_s: seconds in the verification, if known.
-    """
-
-    step_id: int
-    step_s: float
-    batch_size: int
-    verify_len: int
-    num_draft_steps: int
-    draft_s: float | None = None
-    verify_s: float | None = None
-
-
-@dataclass
+@dataclass(slots=True)
 class _Step:
     """What the governor remembers of the step it planned last."""
 
     step_id: int
-    view: View
-    quoted: Quote
-    frailty: Floats  # of the present token, from its confidence (n,)
-    next_frailty: Floats  # of the next token, from the present one's confidence (n,)
-    log_survival: Floats  # (n,)
+    context_len: Ints | None
+    num_waiting: int
+    look: Look | None = None  # None in a round without the policy
+    survival: Floats | None = None  # of the drafts so far (n,)
+    decision_s: float = 0.0
 
 
 class Governor:
     """Plans draft lengths and learns from outcomes.
 
     Requests live in integer slots: `admit` hands them out, `release` takes them back. A round is
-    `plan`, then `stop` in mid-draft where the host can, then `observe`. `read` takes in what the
-    draft would have proposed on text that it only read. Everything is vectorised over requests,
-    and memory is bounded by the number of requests alive at once.
+    `plan`, then `stop` in mid-draft where the host can, then `observe`. `read` takes in what a
+    draft would have proposed on text that it only read, `compare` how an offer would have done.
+    Everything is vectorised over requests, and memory is bounded by the number of requests alive
+    at once. Nothing that a policy or an estimator does raises here (see `guard`).
 
     Args:
         policy: validated policy file.
         host: what the host can do.
+        clock: seconds, to time the decisions.
     """
 
-    def __init__(self, policy: PolicyFile, host: HostInfo) -> None:
+    def __init__(
+        self, policy: PolicyFile, host: HostInfo, clock: Callable[[], float] = time.perf_counter
+    ) -> None:
         self._host = host
-        self._policy = policy.make_length_policy()
+        self._clock = clock
+        self._policy_file = policy
+        self._policy: LengthPolicy | None = policy.make_length_policy()
+        self.wants_confidence = self._policy.stops and host.mid_draft_stop
+        self.wants_reading = self._policy.reads
         self.max_draft_len = min(policy.length.max_draft_len, host.max_draft_len)
-        self._positions = np.arange(self.max_draft_len)
-        self._by_position = AcceptanceEstimator(np.full(self.max_draft_len, FLAT_PRIOR))
-        self._by_confidence = AcceptanceEstimator(CONFIDENCE_PRIOR)
-        # Of the token after: half way from this token's confidence to no knowledge.
-        self._after_confidence = AcceptanceEstimator((CONFIDENCE_PRIOR + FLAT_PRIOR) / 2)
-        self._cost = CostEstimator(self.max_draft_len)
-        self._correction = PriceCorrection()
+        self._guard = Guard()
         self._free: list[int] = []
         self._num_slots = 0
         self._admitted_at = SlotArray(np.inf)  # step of admission; infinite while free
-        self._match_run = SlotArray(0, np.int64)  # tokens matched since the last miss
         self._num_steps = 0
-        self._step: _Step | None = None
+        self._step = _Step(0, None, 0)
+        self._beliefs = Beliefs(host, self.max_draft_len, self.wants_confidence, self._guard)
+
+    @property
+    def faults(self) -> dict[str, int]:
+        """How often each kind of fault happened."""
+        return self._guard.faults
+
+    def _fail(self, error: Exception) -> None:
+        """Count a fault, bench the policy and forget what may be spoilt."""
+        kind = self._guard.at_work
+        self._guard.count(kind, repr(error))
+        self._guard.bench(self._num_steps)
+        self._policy = None
+        self._step.look = None
+        self._beliefs.forget(kind)
 
     def admit(self, num_requests: int) -> Ints:
         """Slots (num_requests,) for new requests."""
@@ -149,12 +101,15 @@ class Governor:
         fresh = range(self._num_slots, self._num_slots + num_requests - len(reused))
         self._num_slots += len(fresh)
         slots = np.array([*reused, *fresh], np.int32)
-        for array in (self._admitted_at, self._match_run):
-            array.reset(slots)
-        for estimator in (self._by_position, self._by_confidence, self._after_confidence):
-            estimator.admit(slots)
+        self._admitted_at.reset(slots)
         self._admitted_at.values[slots] = self._num_steps
-        self._policy.admit(slots)
+        try:
+            self._beliefs.admit(slots)
+            self._guard.at_work = "admit"
+            if self._policy is not None:
+                self._policy.admit(slots)
+        except Exception as error:
+            self._fail(error)
         return slots
 
     def release(self, slots: Ints) -> None:
@@ -163,59 +118,84 @@ class Governor:
         self._admitted_at.values[live] = np.inf
         self._free.extend(live.tolist())
 
-    def plan(self, slots: Ints, batch_size: int | None = None) -> Plan:
+    def plan(
+        self,
+        slots: Ints,
+        batch_size: int | None = None,
+        offers: Sequence[Offer] = (),
+        context_len: Ints | None = None,
+        num_waiting: int = 0,
+    ) -> Plan:
         """Draft lengths for the coming round of these requests.
 
         Args:
             slots: (n,) requests.
             batch_size: rows that the forwards run over, where finished ones still take part;
                 n by default.
+            offers: what the drafts without steps propose.
+            context_len: (n,) tokens of each request so far, for the trace.
+            num_waiting: requests that wait to be served, for the trace.
+
+        Raises:
+            HostError: an offer is of no draft that makes offers.
         """
-        view, quoted = self._look(slots, batch_size or max(1, len(slots)))
-        draft_len = self._policy.decide(view)
-        if not self._host.ragged_ok and len(slots):
-            draft_len = np.full_like(draft_len, round(float(draft_len.mean())))
         self._num_steps += 1
-        self._step = _Step(
-            self._num_steps,
-            view,
-            quoted,
-            self._by_confidence.frailty(slots),
-            self._after_confidence.frailty(slots),
-            np.zeros(len(slots)),
-        )
-        return Plan(self._num_steps, draft_len)
+        self._step = step = _Step(self._num_steps, context_len, num_waiting)
+        nothing = np.zeros(len(slots), np.int32)
+        if len(slots) == 0 or self._guard.benched(self._num_steps):
+            return Plan(self._num_steps, nothing, nothing)
+        if offers:
+            offers = self._sound_offers(offers, len(slots))
+        started = self._clock()
+        try:
+            look = self._beliefs.look(slots, batch_size or len(slots), offers)
+            plan = self._decide(look)
+            step.look = look
+            step.survival = np.ones(len(slots))
+        except Exception as error:
+            self._fail(error)
+            plan = Plan(self._num_steps, nothing, nothing)
+        step.decision_s = self._clock() - started
+        return plan
 
-    def _look(self, slots: Ints, batch_size: int) -> tuple[View, Quote]:
-        survival = self._by_position.acceptance(slots, self._positions).cumprod(axis=1)
-        round_s = self._cost.round_s(batch_size)
-        if np.isnan(round_s[0]) or len(slots) == 0:
-            quoted = Quote(np.nan, 0, np.ones(len(slots)))
+    def _check_draft(self, draft: int, steps: bool) -> None:
+        drafts = self._host.drafts
+        if not 0 <= draft < len(drafts) or drafts[draft].steps is not steps:
+            raise HostError(
+                f"expected the index of a draft with steps={steps} among {len(drafts)} drafts, "
+                f"but got {draft}; see HostInfo.drafts"
+            )
+
+    def _sound_offers(self, offers: Sequence[Offer], num_requests: int) -> list[Offer]:
+        sound = []
+        for offer in offers:
+            self._check_draft(offer.draft, steps=False)
+            checked = sound_offer(offer, num_requests)
+            if checked is not offer:
+                self._guard.count("offers", "lengths or strengths that cannot be true")
+            if checked is not None:
+                sound.append(checked)
+        return sound
+
+    def _decide(self, look: Look) -> Plan:
+        policy = self._policy or self._hire()
+        self._guard.at_work = "decide"
+        view, choice = look.view, look.choice
+        draft_len = check_lengths(policy.decide(view), len(view.slots), self.max_draft_len)
+        if not self.wants_confidence and len(self._host.drafts) > 1:
+            choice = self._beliefs.rechoose(look, int(draft_len.max()))
+        if self._host.ragged_ok:
+            draft_len = np.minimum(draft_len, choice.limit)
         else:
-            quoted = quote(survival, round_s)
-        view = View(
-            slots=slots,
-            max_draft_len=self.max_draft_len,
-            can_stop=self._host.mid_draft_stop,
-            padded=self._host.padded,
-            survival=survival,
-            round_s=round_s,
-            price=quoted.price * self._correction.factor,
-            weight=quoted.weight,
-            best_len=quoted.draft_len,
-            probe_len=self._cost.next_probe(batch_size),
-        )
-        return view, quoted
+            draft_len[:] = min(round(float(draft_len.mean())), int(choice.limit.min()))
+        return Plan(self._num_steps, draft_len, choice.draft)
 
-    @property
-    def wants_confidence(self) -> bool:
-        """Whether `stop` is worth asking."""
-        return self._policy.stops and self._host.mid_draft_stop
-
-    @property
-    def wants_reading(self) -> bool:
-        """Whether skipped text is worth reading while nothing is drafted."""
-        return self._policy.reads
+    def _hire(self) -> LengthPolicy:
+        """The policy anew, after its bench: its state is not to be trusted."""
+        self._guard.at_work = "admit"
+        self._policy = self._policy_file.make_length_policy()
+        self._policy.admit(np.flatnonzero(np.isfinite(self._admitted_at.values)).astype(np.int32))
+        return self._policy
 
     def stop(
         self, step_id: int, rows: NDArray[np.intp], position: int, confidence: Floats
@@ -223,11 +203,11 @@ class Governor:
         """Which drafts end with the token at `position`.
 
         Asked before that token is drawn, for every position in turn; a draft that ended is not
-        asked for again.
+        asked for again, nor is an offer.
 
         Args:
             step_id: of the plan.
-            rows: (m,) rows of the plan whose drafts go on.
+            rows: (m,) rows of the plan whose drafts go on, ascending.
             position: 1 for the first drafted token.
             confidence: (m,) the draft's largest probability at `position`.
 
@@ -235,79 +215,130 @@ class Governor:
             (m,) True where nothing is drafted after `position`.
         """
         step = self._step
-        if step is None or step.step_id != step_id or position >= self.max_draft_len:
-            return np.ones(len(rows), np.bool_)
-        cells = confidence_cells(confidence)
-        step.log_survival[rows] -= step.frailty[rows] * self._by_confidence.hazard[cells]
-        next_hazard = step.next_frailty[rows] * self._after_confidence.hazard[cells]
-        return self._policy.stop(
-            Progress(
-                view=step.view,
-                rows=rows,
-                position=position,
-                survival=np.exp(step.log_survival[rows]),
-                next_acceptance=np.exp(-next_hazard),
-            )
-        )
+        look, survival = step.look, step.survival
+        ends = np.ones(len(rows), np.bool_)
+        if step.step_id != step_id or look is None or survival is None:
+            return ends
+        if position >= self.max_draft_len or look.frailty is None or look.log_acceptance is None:
+            return ends
+        started = self._clock()
+        self._guard.at_work = "stop"
+        try:
+            # Rows in order and all there: a slice costs a fifth of an index array.
+            index = slice(None) if len(rows) == len(survival) else rows
+            cells = confidence_cells(confidence)
+            acceptance = np.exp(look.frailty[:, index] * look.log_acceptance[:, cells])
+            survival[index] = reached = survival[index] * acceptance[0]
+            progress = Progress(look.view, rows, position, reached, acceptance[1])
+            if self._policy is not None:
+                ends = check_stops(self._policy.stop(progress), len(rows))
+        except Exception as error:
+            self._fail(error)
+        step.decision_s += self._clock() - started
+        return ends
 
     def observe(self, outcomes: Outcomes, cost: Cost | None = None) -> None:
         """Learn from a step; may be called late, or never, or with rows missing."""
         current = self._admitted_at.values[outcomes.slots] < outcomes.step_id
-        slots, accepted = outcomes.slots[current], outcomes.accepted[current]
-        observed, proposed = outcomes.observed[current], outcomes.proposed[current]
-        width = int(observed.max(initial=0))
-        if width > 0:
-            columns = np.arange(width)
-            hit = (columns < accepted[:, None]).astype(np.float64)
-            seen = columns < observed[:, None]
-            self._by_position.update(slots, columns, hit, seen)
-            if outcomes.confidence is not None:
-                cells = confidence_cells(outcomes.confidence[current, :width])
-                self._by_confidence.update(slots, cells, hit, seen)
-                self._after_confidence.update(slots, cells[:, :-1], hit[:, 1:], seen[:, 1:])
-        # The next token that the draft reads continues a draft that was accepted in full.
-        drafted = proposed > 0
-        run = np.where(observed == accepted, accepted, 0)
-        self._match_run.values[slots[drafted]] = run[drafted]
-        self._policy.learn(RoundResult(slots, proposed, accepted))
-        if cost is not None:
-            self._observe_cost(outcomes, cost)
+        accepted = np.zeros(0, np.int32)
+        try:
+            rows = self._sound_rows(outcomes, current)
+            if rows is not None:
+                accepted = rows.accepted
+                self._learn(rows)
+            if cost is not None:
+                self._observe_cost(cost, accepted)
+        except Exception as error:
+            self._fail(error)
 
-    def _observe_cost(self, outcomes: Outcomes, cost: Cost) -> None:
-        step = self._step
-        self._cost.update(
-            cost.batch_size,
-            cost.verify_len,
-            cost.num_draft_steps,
-            cost.step_s,
-            cost.draft_s,
-            cost.verify_s,
+    def _sound_rows(self, outcomes: Outcomes, current: Bools) -> Outcomes | None:
+        """The rows that are current and can be true; None where nothing can be made of them."""
+        try:
+            sound = sound_rows(
+                outcomes.proposed, outcomes.accepted, outcomes.observed, self.max_draft_len
+            )
+            keep = current & sound
+        except (TypeError, ValueError) as error:
+            self._guard.count("outcomes", repr(error))
+            return None
+        if np.count_nonzero(keep) == len(keep):
+            return outcomes
+        if num_bad := int(np.count_nonzero(current & ~sound)):
+            self._guard.count("outcomes", "counts that cannot be true", num_bad)
+        confidence, draft = outcomes.confidence, outcomes.draft
+        return Outcomes(
+            outcomes.step_id,
+            outcomes.slots[keep],
+            outcomes.proposed[keep],
+            outcomes.accepted[keep],
+            outcomes.observed[keep],
+            None if confidence is None else confidence[keep],
+            None if draft is None else draft[keep],
         )
-        if step is None or step.step_id != cost.step_id or step.view.probe_len is not None:
-            return
-        if len(outcomes.slots) == len(step.view.slots):
-            num_tokens = float(step.quoted.weight @ (outcomes.accepted + 1.0))
-            # An interrupted step says nothing about the policy.
-            step_s = min(cost.step_s, 2.0 * float(step.view.round_s.max()))
-            self._correction.update(num_tokens, step.quoted.price * step_s)
 
-    def read(self, slots: Ints, match: Floats) -> None:
-        """What the draft would have proposed on settled text that it only read.
+    def _learn(self, rows: Outcomes) -> None:
+        self._beliefs.note(
+            rows.slots,
+            rows.proposed,
+            rows.accepted,
+            rows.observed,
+            rows.confidence,
+            rows.draft,
+        )
+        if self._policy is not None:
+            self._guard.at_work = "learn"
+            self._policy.learn(RoundResult(rows.slots, rows.proposed, rows.accepted))
+
+    def _observe_cost(self, cost: Cost, accepted: Ints) -> None:
+        step = self._step
+        present = step.step_id == cost.step_id
+        self._beliefs.observe_cost(cost, step.look if present else None, accepted)
+        if present and step.decision_s > max(SLOW_DECISION_S, cost.step_s):
+            self._guard.at_work = "overrun"
+            raise BadAnswerError(f"a decision of {step.decision_s} s governed {cost.step_s} s")
+
+    def read(self, slots: Ints, match: Floats, draft: int = 0) -> None:
+        """What a draft would have proposed on settled text that it only read.
 
         Args:
             slots: (n,) distinct requests.
             match: (n, w) for consecutive tokens of each request's text: probability that the
                 draft's proposal would have been accepted (0 or 1 under greedy decoding), NaN
                 where there is no token.
+            draft: which one, of those that step.
         """
-        last = self.max_draft_len - 1
-        for column in match.T:
-            present = ~np.isnan(column)
-            run = self._match_run.values[slots]
-            cells = np.minimum(run, last)[:, None]
-            self._by_position.update(slots, cells, column[:, None], present[:, None])
-            hit = column > 0.5
-            self._match_run.values[slots] = np.where(present, np.where(hit, run + 1, 0), run)
+        self._check_draft(draft, steps=True)
+        if match.size == 0:
+            return
+        try:
+            self._beliefs.read(slots, match, draft)
+        except Exception as error:
+            self._fail(error)
+
+    def compare(self, slots: Ints, offer: Offer, num_matched: Ints, num_compared: Ints) -> None:
+        """How an offer would have done, used or not; the only way its estimator learns.
+
+        Args:
+            slots: (n,) distinct requests.
+            offer: what was on offer for them.
+            num_matched: (n,) leading tokens that equalled the settled text.
+            num_compared: (n,) tokens compared, never beyond the first miss.
+        """
+        self._check_draft(offer.draft, steps=False)
+        try:
+            keep = sound_rows(num_compared, num_matched, num_compared, self.max_draft_len)
+            keep &= (offer.strength >= 0) & (offer.strength < NUM_STRENGTHS)
+        except (TypeError, ValueError) as error:
+            self._guard.count("offers", repr(error))
+            return
+        if not keep.all():
+            self._guard.count("offers", "counts that cannot be true", int((~keep).sum()))
+            offer = Offer(offer.draft, offer.draft_len[keep], offer.strength[keep])
+            slots, num_matched, num_compared = slots[keep], num_matched[keep], num_compared[keep]
+        try:
+            self._beliefs.compare(slots, offer, num_matched, num_compared)
+        except Exception as error:
+            self._fail(error)
 
     def close(self) -> None:
         """Nothing is held open yet; hosts call it when they are done."""

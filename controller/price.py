@@ -10,6 +10,7 @@ own rate.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,39 +19,42 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float64]
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class Quote:
     """What the present requests' tokens and seconds are worth.
 
     Attributes:
         price: tokens per second.
+        way: the way of drafting that attains it.
         draft_len: length of the draft that attains it when all requests draft alike.
         weight: (n,) worth of a token of each request, mean 1.
+        rates: (ways, K + 1) weighted tokens per second by way and length.
     """
 
     price: float
+    way: int
     draft_len: int
     weight: Floats
+    rates: Floats
 
 
-def quote(survival: Floats, round_s: Floats) -> Quote:
+def quote(tokens: Floats, round_s: Floats) -> Quote:
     """Price of a second for requests that draft alike.
 
     Args:
-        survival: (n, K) probability that the draft is accepted up to each position.
-        round_s: (K + 1,) seconds of a round for draft lengths 0 to K.
+        tokens: (ways, n, K + 1) tokens that a round is expected to bring, by way of
+            drafting, request and draft length 0 to K: the cumulative sum of survival.
+        round_s: (ways, K + 1) seconds of a round by way and length.
 
     Returns:
-        The best rate over draft lengths, total tokens of all requests per second.
+        The best rate over ways and lengths, total tokens of all requests per second.
     """
-    tokens = np.ones((len(survival), len(round_s)))
-    tokens[:, 1:] += survival.cumsum(axis=1)
-    best = int((tokens.sum(axis=0) / round_s).argmax())
-    weight = 1.0 / tokens[:, best]
+    way, best = divmod(int((tokens.sum(axis=1) / round_s).argmax()), round_s.shape[1])
+    weight = 1.0 / tokens[way, :, best]
     weight *= len(weight) / weight.sum()
-    rate = weight @ tokens / round_s
-    best = int(rate.argmax())
-    return Quote(float(rate[best]), best, weight)
+    rates: Floats = weight @ tokens / round_s
+    way, best = divmod(int(rates.argmax()), round_s.shape[1])
+    return Quote(float(rates[way, best]), way, best, weight, rates)
 
 
 class PriceCorrection:
@@ -75,3 +79,8 @@ class PriceCorrection:
     def factor(self) -> float:
         """Realised rate over quoted rate."""
         return min(1.5, max(1.0, self._realised / self._quoted))
+
+    @property
+    def healthy(self) -> bool:
+        """Whether both sums are finite."""
+        return math.isfinite(self._realised + self._quoted)

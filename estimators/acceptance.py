@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -9,6 +11,7 @@ from flyball.estimators.slots import SlotArray
 
 Floats = NDArray[np.float64]
 Slots = NDArray[np.int32]
+Cells = NDArray[np.intp]
 
 
 # Finer towards 1, where most confident drafts lie.
@@ -21,10 +24,10 @@ CONFIDENCE_PRIOR = -np.log(_CENTRES)
 FLAT_PRIOR = -np.log(0.7)
 
 
-def confidence_cells(confidence: Floats) -> NDArray[np.intp]:
+def confidence_cells(confidence: Floats) -> Cells:
     """Cell of each confidence, the draft's largest probability at a position."""
     # NaN counts as no confidence; searchsorted would put it last.
-    return np.searchsorted(_CONFIDENCE_EDGES, np.fmax(confidence, 0.0))
+    return _CONFIDENCE_EDGES.searchsorted(np.fmax(confidence, 0.0))
 
 
 class AcceptanceEstimator:
@@ -70,21 +73,25 @@ class AcceptanceEstimator:
         self._exposure = np.zeros(len(prior))
         self._request_rejections = SlotArray(0.0)
         self._request_exposure = SlotArray(0.0)
+        self._frailty = SlotArray(1.0)
         self.hazard = prior.copy()
 
     def admit(self, slots: Slots) -> None:
         """Forget what earlier requests in these slots did."""
-        self._request_rejections.reset(slots)
-        self._request_exposure.reset(slots)
+        for array in (self._request_rejections, self._request_exposure, self._frailty):
+            array.reset(slots)
+
+    @property
+    def healthy(self) -> bool:
+        """Whether all estimates are finite."""
+        return math.isfinite(self.hazard.sum() + self._frailty.values.sum())
 
     def frailty(self, slots: Slots) -> Floats:
         """How much more often than the average request these are rejected."""  # (n,)
-        rejections = self._request_rejections.values[slots]
-        exposure = self._request_exposure.values[slots]
-        result: Floats = (self._shape + rejections) / (self._shape + exposure)
+        result: Floats = self._frailty.values[slots]
         return result
 
-    def acceptance(self, slots: Slots, cells: NDArray[np.intp]) -> Floats:
+    def acceptance(self, slots: Slots, cells: Cells) -> Floats:
         """Probability that a token is accepted, given that all before it were.
 
         Args:
@@ -98,45 +105,43 @@ class AcceptanceEstimator:
         return result
 
     def update(
-        self,
-        slots: Slots,
-        cells: NDArray[np.intp],
-        accepted: Floats,
-        observed: NDArray[np.bool_],
+        self, slots: Slots, cells: Cells, rejected: Floats, seen: Slots, num_rounds: int = 1
     ) -> None:
-        """Learn from one round.
+        """Learn from the observed tokens of one or several rounds.
 
         Args:
-            slots: (n,) distinct requests.
-            cells: (w,) or (n, w) cell of each token; ignored where not observed.
-            accepted: (n, w) 1 where the target accepted the token, 0 where it did not, or the
-                probability that it would have.
-            observed: (n, w) whether the outcome was seen at all.
+            slots: (t,) request of each token.
+            cells: (t,) cell of each token.
+            rejected: (t,) 1 where the target rejected the token, 0 where it accepted it, or the
+                probability that it would have rejected it.
+            seen: (r,) the request of each record, once for each round that it was observed in.
+            num_rounds: rounds that the tokens come from.
         """
-        seen = observed.any(axis=1)
-        if not seen.any():
+        if len(slots) == 0:
             return
-        if cells.ndim < 2:
-            cells = np.broadcast_to(cells, observed.shape)
-        rejected = np.where(observed, 1.0 - accepted, 0.0)
-        frailty = self.frailty(slots)
-        hazard = self.hazard[cells]
-        rate = np.minimum(np.maximum(frailty[:, None] * hazard, 1e-6), 100.0)
-        weight = observed - rejected * (1.0 - (1.0 / rate - 1.0 / np.expm1(rate)))
-        num_cells = len(self.hazard)
-        self._rejections *= self._keep
-        self._rejections += np.bincount(cells.ravel(), rejected.ravel(), minlength=num_cells)
-        self._exposure *= self._keep
-        self._exposure += np.bincount(
-            cells.ravel(), (frailty[:, None] * weight).ravel(), minlength=num_cells
-        )
+        frailty, hazard = self._frailty.values[slots], self.hazard[cells]
+        weight = np.ones(len(slots))
+        missed = np.flatnonzero(rejected)
+        rate = np.minimum(np.maximum(frailty[missed] * hazard[missed], 1e-6), 100.0)
+        weight[missed] -= rejected[missed] * (1.0 - (1.0 / rate - 1.0 / np.expm1(rate)))
+        num_cells, num_slots = len(self.hazard), len(self._frailty.values)
+        keep = self._keep**num_rounds
+        self._rejections *= keep
+        self._rejections += np.bincount(cells, rejected, num_cells)
+        self._exposure *= keep
+        self._exposure += np.bincount(cells, frailty * weight, num_cells)
         own_rejections, own_exposure = (
             self._request_rejections.values,
             self._request_exposure.values,
         )
-        keep = np.where(seen, self._keep_request, 1.0)
-        own_rejections[slots] = own_rejections[slots] * keep + rejected.sum(axis=1)
-        own_exposure[slots] = own_exposure[slots] * keep + (hazard * weight).sum(axis=1)
+        keep_own = self._keep_request ** np.bincount(seen, minlength=num_slots)
+        own_rejections *= keep_own
+        own_rejections += np.bincount(slots, rejected, num_slots)
+        own_exposure *= keep_own
+        own_exposure += np.bincount(slots, hazard * weight, num_slots)
+        np.divide(
+            self._shape + own_rejections, self._shape + own_exposure, out=self._frailty.values
+        )
         # The prior, scaled to what all cells saw, weighs as much as 4 tokens in each of them.
         scale = (2.0 + self._rejections.sum()) / (2.0 + self._prior @ self._exposure)
         self.hazard = (4.0 * scale * self._prior + self._rejections) / (4.0 + self._exposure)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -29,6 +31,13 @@ def lower_hull(seconds: Floats) -> Floats:
     return np.interp(np.arange(len(seconds)), corners, seconds[corners])
 
 
+def marginal_seconds(round_s: Floats) -> Floats:
+    """Seconds that each drafted token adds to a round of round_s (K + 1,); (K,), never falling."""
+    # A longer round never costs less; where the measured steps say so, it is noise.
+    result: Floats = np.maximum(np.diff(lower_hull(round_s)), 0.0)
+    return result
+
+
 class Curve:
     """A function of a small positive integer, learned from noisy times.
 
@@ -54,38 +63,58 @@ class Curve:
         self._places = np.arange(1.0, max_x + 1.0)
         self._floor = floor
         self._keep = float(np.exp(-1.0 / memory))
-        self._count = np.zeros(max_x)
-        self._values = np.zeros(max_x)
+        # Plain floats, and common factors for what happens to all places: ten times faster here
+        # than numpy's scalars. A count is its weight times `_fade`, a value times `_drift`.
+        self._weights = [0.0] * max_x
+        self._values = [0.0] * max_x
+        self._fade = self._drift = 1.0
 
     def values(self) -> Floats:
         """The curve at 1 to max_x (max_x,)."""
-        known = np.flatnonzero(self._count >= 0.5)
+        values = np.array(self._values) * self._drift
+        known = np.flatnonzero(np.array(self._weights) * self._fade >= 0.5)
         if len(known) == len(self._places):
-            return self._values.copy()
+            return values
         if len(known) == 0:
             return np.full(len(self._places), np.nan)
-        result: Floats = np.interp(self._places, self._places[known], self._values[known])
+        result: Floats = np.interp(self._places, self._places[known], values[known])
         first, last = known[min(1, len(known) - 1)], known[-1]
         if last > first:
-            rise = max(0.0, (self._values[last] - self._values[first]) / (last - first))
+            rise = max(0.0, (values[last] - values[first]) / (last - first))
             result[last + 1 :] += rise * np.arange(1, len(result) - last)
         return result
 
     def update(self, x: int, y: float) -> None:
         """Learn that the function was y > 0 at x."""
         place = x - 1
-        self._count *= self._keep
-        if self._count[place] < 0.5:
-            self._count[place], self._values[place] = 1.0, y
-            return
-        self._count[place] += 1.0
-        count, value = self._count[place], self._values[place]
-        if count <= WARM_UP:
-            self._values[place] = min(y, value)
-            return
-        error = min(y / value - 1.0, 1.0)
-        self._values *= 1.0 + self._floor * error
-        self._values[place] = value * (1.0 + max(self._floor, 1.0 / count) * error)
+        self._fade *= self._keep
+        if self._fade < 1e-9:
+            self._weights = [weight * self._fade for weight in self._weights]
+            self._values = [value * self._drift for value in self._values]
+            self._fade = self._drift = 1.0
+        count = self._weights[place] * self._fade + 1.0
+        if count < 1.5:
+            count, value = 1.0, y
+        else:
+            value = self._values[place] * self._drift
+            if count <= WARM_UP:
+                value = min(y, value)
+            else:
+                error = min(y / value - 1.0, 1.0)
+                self._drift *= 1.0 + self._floor * error
+                value *= 1.0 + max(self._floor, 1.0 / count) * error
+        self._weights[place], self._values[place] = count / self._fade, value / self._drift
+
+
+class _Bucket:
+    """Curves of one batch size."""
+
+    def __init__(self, max_width: int, num_drafts: int) -> None:
+        self.verify = Curve(max_width)
+        self.host = Curve(1)
+        self.step = [Curve(1) for _ in range(num_drafts)]
+        self.num_rounds = 0
+        self.num_probes = [0] * num_drafts
 
 
 class CostEstimator:
@@ -93,41 +122,70 @@ class CostEstimator:
 
         round_s(k) = verify_s(k + 1) + k * draft_step_s + host_s
 
-    with one set of curves for each batch size, rounded to a power of two. Where a host gives only
-    the seconds of the whole step, they all count as verification, which leaves round_s right.
+    with one set of curves for each batch size, rounded to a power of two; drafts differ in their
+    step only. Where a host gives only the seconds of the whole step, they all count as
+    verification, which leaves round_s right as long as there is one draft.
 
     Args:
         max_draft_len: largest draft length in tokens.
+        num_drafts: drafts that run token by token.
     """
 
-    def __init__(self, max_draft_len: int) -> None:
+    def __init__(self, max_draft_len: int, num_drafts: int = 1) -> None:
         self._lengths = np.arange(max_draft_len + 1.0)
-        self._buckets: dict[int, tuple[Curve, Curve, Curve]] = {}
-        self._num_rounds: dict[int, int] = {}
+        self._num_drafts = num_drafts
+        self._buckets: dict[int, _Bucket] = {}
         # Two passes tell the curve's level, slope and bend; longer drafts are extrapolated.
-        self._probes = (min(4, max_draft_len), 0, min(8, max_draft_len)) * 2
+        self._probes: tuple[int, ...] = (min(4, max_draft_len), 0, min(8, max_draft_len)) * 2
+        # A further draft has only its step to tell.
+        self._step_probes: tuple[int, ...] = (min(4, max_draft_len), min(8, max_draft_len)) * 2
 
     @staticmethod
     def _key(batch_size: int) -> int:
-        return round(np.log2(batch_size)) if batch_size > 1 else 0
+        return round(math.log2(batch_size)) if batch_size > 1 else 0
 
-    def next_probe(self, batch_size: int) -> int | None:
-        """The draft length to try next at a batch size not known yet; None once it is known."""
-        seen = self._num_rounds.get(self._key(batch_size), 0)
-        return self._probes[seen] if seen < len(self._probes) else None
+    def next_probe(self, batch_size: int, draft: int = 0) -> int | None:
+        """The length to try next with a draft, at a batch size where its cost is not known yet.
+
+        None once it is known, and where there is no draft to try.
+        """
+        if draft >= self._num_drafts:
+            return None
+        bucket = self._buckets.get(self._key(batch_size))
+        if draft == 0:
+            seen, probes = bucket.num_rounds if bucket else 0, self._probes
+        else:
+            seen, probes = bucket.num_probes[draft] if bucket else 0, self._step_probes
+        return probes[seen] if seen < len(probes) else None
+
+    def measured(self, batch_size: int) -> bool:
+        """Whether any round of this batch size was measured."""
+        return self._key(batch_size) in self._buckets
 
     def round_s(self, batch_size: int) -> Floats:
-        """Seconds of a round for draft lengths 0 to max_draft_len (max_draft_len + 1,).
+        """Seconds of a round for draft lengths 0 to max_draft_len (drafts + 1, max_draft_len + 1).
 
-        NaN where the batch size was never measured.
+        One row a draft, and a last one for rounds in which no draft steps. NaN where the batch
+        size was never measured.
         """
-        curves = self._buckets.get(self._key(batch_size))
-        if curves is None:
-            return np.full(len(self._lengths), np.nan)
-        verify, draft, host = (curve.values() for curve in curves)
+        bucket = self._buckets.get(self._key(batch_size))
+        if bucket is None:
+            return np.full((self._num_drafts + 1, len(self._lengths)), np.nan)
         # Where nothing was drafted yet, drafting looks free, and is tried.
-        seconds: Floats = verify + self._lengths * np.nan_to_num(draft[0]) + host[0]
+        step = np.array([np.nan_to_num(step.values()[0]) for step in bucket.step] + [0.0])
+        still = bucket.verify.values() + bucket.host.values()
+        seconds: Floats = still + step[:, None] * self._lengths
         return seconds
+
+    def probed(self, batch_size: int, draft: int) -> None:
+        """A probe of a draft was run, whatever the host made of it."""
+        self._bucket(batch_size).num_probes[draft] += 1
+
+    def _bucket(self, batch_size: int) -> _Bucket:
+        key = self._key(batch_size)
+        if key not in self._buckets:
+            self._buckets[key] = _Bucket(len(self._lengths), self._num_drafts)
+        return self._buckets[key]
 
     def update(
         self,
@@ -137,6 +195,7 @@ class CostEstimator:
         step_s: float,
         draft_s: float | None,
         verify_s: float | None,
+        draft: int = 0,
     ) -> None:
         """Learn from one round.
 
@@ -147,16 +206,13 @@ class CostEstimator:
             step_s: seconds of the whole round.
             draft_s: of them in the draft, if known.
             verify_s: of them in the verification, if known.
+            draft: which one stepped, among those that do.
         """
-        key = self._key(batch_size)
-        if key not in self._buckets:
-            widest = len(self._lengths)
-            self._buckets[key] = (Curve(widest), Curve(1), Curve(1))
-        verify, draft, host = self._buckets[key]
-        self._num_rounds[key] = self._num_rounds.get(key, 0) + 1
+        bucket = self._bucket(batch_size)
+        bucket.num_rounds += 1
         drafting = 0.0 if draft_s is None else draft_s
         verifying = step_s - drafting if verify_s is None else verify_s
-        verify.update(min(verify_len, len(self._lengths)), max(verifying, 1e-9))
-        host.update(1, max(1e-9, step_s - drafting - verifying))
+        bucket.verify.update(min(verify_len, len(self._lengths)), max(verifying, 1e-9))
+        bucket.host.update(1, max(1e-9, step_s - drafting - verifying))
         if num_draft_steps > 0:
-            draft.update(1, max(1e-9, drafting / num_draft_steps))
+            bucket.step[draft].update(1, max(1e-9, drafting / num_draft_steps))

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
-
-from flyball.estimators.cost import lower_hull
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int32]
@@ -28,9 +25,11 @@ class LengthSettings(BaseModel):
     )
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class View:
     """What a policy may look at before a round: the past, and nothing of the round itself.
+
+    It may be the same object for several rounds; a policy does not write to it.
 
     Attributes:
         slots: (n,) requests of this round.
@@ -39,6 +38,8 @@ class View:
         padded: whether the host verifies a rectangle, so that the longest draft sets the cost.
         survival: (n, max_draft_len) probability that the draft is accepted up to each position.
         round_s: (max_draft_len + 1,) seconds of a round by draft length, NaN where unknown.
+        marginal_s: (max_draft_len,) seconds that each drafted token adds to the round, on the
+            lower convex hull of `round_s`: never falling, never negative.
         price: tokens that a second is worth; NaN while the costs are unknown.
         weight: (n,) worth of a token of each request, mean 1.
         best_len: length of best rate when all requests draft alike.
@@ -51,20 +52,14 @@ class View:
     padded: bool
     survival: Floats
     round_s: Floats
+    marginal_s: Floats
     price: float
     weight: Floats
     best_len: int
     probe_len: int | None
 
-    @cached_property
-    def marginal_s(self) -> Floats:
-        """Seconds that each drafted token adds to the round (max_draft_len,), never falling."""
-        # A longer round never costs less; where the measured steps say so, it is noise.
-        result: Floats = np.maximum(np.diff(lower_hull(self.round_s)), 0.0)
-        return result
 
-
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class Progress:
     """Where a draft stands, after the draft's distribution at `position` is known.
 
@@ -84,7 +79,7 @@ class Progress:
     next_acceptance: Floats
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class RoundResult:
     """What a round showed, for the requests that are still in their slots.
 

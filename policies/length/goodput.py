@@ -58,10 +58,12 @@ class Goodput(LengthPolicy):
     def stop(self, progress: Progress) -> Bools:
         """True where the token after `progress.position` does not pay."""
         view = progress.view
+        num_rows = len(progress.rows)
         if view.probe_len is not None:
-            return np.zeros(len(progress.rows), np.bool_)
+            return np.zeros(num_rows, np.bool_)
         worth = view.weight[progress.rows] * progress.survival * progress.next_acceptance
         cost = view.price * view.marginal_s[progress.position]
         if view.padded:
-            return np.full(len(progress.rows), worth.sum() < cost)
+            ends = np.ones if np.add.reduce(worth) < cost else np.zeros
+            return ends(num_rows, np.bool_)
         return np.asarray(worth < cost / len(view.slots), np.bool_)

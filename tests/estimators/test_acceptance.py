@@ -1,6 +1,7 @@
 import numpy as np
 
 from flyball.estimators.acceptance import FLAT_PRIOR, AcceptanceEstimator, confidence_cells
+from flyball.estimators.drafts import unroll
 
 PRIOR = np.full(4, FLAT_PRIOR)
 
@@ -10,17 +11,12 @@ def simulate(estimator: AcceptanceEstimator, acceptance: np.ndarray, rounds: int
     rng = np.random.default_rng(0)
     slots = np.arange(len(acceptance), dtype=np.int32)
     estimator.admit(slots)
-    columns = np.arange(4)
     for _ in range(rounds):
         hit = rng.random((len(slots), 4)) < acceptance[:, None]
         accepted = hit.cumprod(axis=1).sum(axis=1)
         observed = np.minimum(accepted + 1, 4)
-        estimator.update(
-            slots,
-            columns,
-            (columns < accepted[:, None]).astype(float),
-            columns < observed[:, None],
-        )
+        tokens = unroll(accepted, observed)
+        estimator.update(slots[tokens.row], tokens.position, tokens.rejected, slots)
 
 
 def test_requests_are_told_apart_although_rejections_censor_what_follows() -> None:
@@ -45,8 +41,8 @@ def test_what_was_not_observed_changes_nothing() -> None:
     slots = np.arange(3, dtype=np.int32)
     estimator.admit(slots)
     before = estimator.acceptance(slots, np.arange(4))
-    nothing = np.zeros((3, 4), np.bool_)
-    estimator.update(slots, np.arange(4), np.zeros((3, 4)), nothing)
+    nothing = unroll(np.zeros(3, np.int32), np.zeros(3, np.int32))
+    estimator.update(slots[nothing.row], nothing.position, nothing.rejected, slots[:0])
     np.testing.assert_allclose(estimator.acceptance(slots, np.arange(4)), before)
 
 

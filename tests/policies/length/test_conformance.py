@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flyball.controller.price import quote
+from flyball.estimators.cost import marginal_seconds
 from flyball.policies.length.base import LengthPolicy, Progress, RoundResult, View
 from flyball.policies.registry import LENGTH_POLICIES
 
@@ -28,7 +29,8 @@ def views(draw: st.DrawFn) -> View:
     survival = rng.random((n, limit)).cumprod(axis=1)
     known = draw(st.booleans())
     round_s = rng.random(limit + 1) + 1e-4 if known else np.full(limit + 1, np.nan)
-    quoted = quote(survival, round_s) if known and n else None
+    tokens = np.pad(survival, ((0, 0), (1, 0)), constant_values=1.0).cumsum(axis=1)
+    quoted = quote(tokens[None], round_s[None]) if known and n else None
     return View(
         slots=np.arange(n, dtype=np.int32),
         max_draft_len=limit,
@@ -36,6 +38,7 @@ def views(draw: st.DrawFn) -> View:
         padded=draw(st.booleans()),
         survival=survival,
         round_s=round_s,
+        marginal_s=marginal_seconds(round_s),
         price=quoted.price if quoted else np.nan,
         weight=quoted.weight if quoted else np.ones(n),
         best_len=quoted.draft_len if quoted else 0,

@@ -1,0 +1,1 @@
+"""One script a claim: prints a table, writes JSON."""

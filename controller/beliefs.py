@@ -1,0 +1,312 @@
+"""What the governor believes: acceptance of every draft, costs, and the price of a second."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from flyball.controller.choice import Choice, Ways, WaysWithOffers
+from flyball.controller.contract import Cost, HostInfo, Offer
+from flyball.controller.guard import BadAnswerError, Guard
+from flyball.controller.price import PriceCorrection, Quote, quote
+from flyball.estimators.cost import CostEstimator, marginal_seconds
+from flyball.estimators.drafts import OfferDraft, SteppingDraft
+from flyball.policies.length.base import View
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int32]
+
+_COST_ROUNDS = 16  # rounds after which a new plan takes in what costs were measured
+
+
+@dataclass(slots=True)
+class Look:
+    """What a plan is made from."""
+
+    view: View
+    ways: Ways | WaysWithOffers
+    choice: Choice
+    quoted: Quote | None  # None while the costs are unknown
+    way: int
+    longest_s: float  # of a round
+    frailty: Floats | None = None  # for stops (2, n); None where nothing steps
+    log_acceptance: Floats | None = None  # likewise (2, cells)
+
+
+class _Costs:
+    """What rounds of a batch size cost, until more was measured.
+
+    Args:
+        cost: the estimator.
+        batch_size: rows that the forwards run over.
+        num_drafts: drafts that step.
+
+    Raises:
+        BadAnswerError: what was measured is no time.
+    """
+
+    def __init__(self, cost: CostEstimator, batch_size: int, num_drafts: int) -> None:
+        self.batch_size = batch_size
+        self.measured = cost.measured(batch_size)
+        self.round_s = cost.round_s(batch_size)  # (ways, max_draft_len + 1)
+        self.longest_s = float(self.round_s.max())
+        if self.measured and not 0.0 < self.round_s.min() <= self.longest_s < np.inf:
+            raise BadAnswerError(f"expected positive seconds, but got {self.round_s!r:.80}")
+        probes = (
+            (way, length)
+            for way in range(num_drafts)
+            if (length := cost.next_probe(batch_size, way)) is not None
+        )
+        self.probe = next(probes, None)  # way and length that would teach most
+        self._marginal_s: dict[int, Floats] = {}
+
+    def marginal_s(self, way: int) -> Floats:
+        """Seconds that each drafted token adds (max_draft_len,)."""
+        if way not in self._marginal_s:
+            self._marginal_s[way] = marginal_seconds(self.round_s[way])
+        return self._marginal_s[way]
+
+
+@dataclass(slots=True)
+class _Prospect:
+    """What is known of some requests until something new is learned."""
+
+    key: tuple[int, bytes]
+    ways: Ways
+    costs: _Costs
+    look: Look | None = None  # without offers
+
+
+class Beliefs:
+    """Everything learned, and the view of a round that follows from it.
+
+    What is expected of the same requests is kept until something is learned. Each method says in
+    `guard.at_work` whose turn it is, so that a fault is put right where it happened.
+
+    Args:
+        host: what the host can do.
+        max_draft_len: largest draft length.
+        can_stop: whether drafts are ended in mid-round.
+        guard: counts what makes no sense.
+    """
+
+    def __init__(self, host: HostInfo, max_draft_len: int, can_stop: bool, guard: Guard) -> None:
+        self._host = host
+        self._max_draft_len = max_draft_len
+        self._can_stop = can_stop
+        self._guard = guard
+        self._stepping = [i for i, draft in enumerate(host.drafts) if draft.steps]
+        self._num_unused = 0  # costs that no plan has seen yet
+        self._num_slots = 0
+        for kind in ("acceptance", "cost", "price"):
+            self.forget(kind)
+
+    def forget(self, kind: str) -> None:
+        """Start anew with what may be spoilt after a fault of this kind."""
+        self._prospect: _Prospect | None = None
+        self._costs: _Costs | None = None
+        if kind == "acceptance":
+            drafts, limit = enumerate(self._host.drafts), self._max_draft_len
+            self._drafts = {i: SteppingDraft(limit) for i in self._stepping}
+            self._offers = {i: OfferDraft(limit) for i, draft in drafts if not draft.steps}
+            for part in self._parts:
+                part.admit(np.arange(self._num_slots, dtype=np.int32))
+        elif kind == "cost":
+            self._cost = CostEstimator(self._max_draft_len, len(self._stepping))
+        elif kind == "price":
+            self._correction = PriceCorrection()
+
+    @property
+    def _parts(self) -> list[SteppingDraft | OfferDraft]:
+        return [*self._drafts.values(), *self._offers.values()]
+
+    def admit(self, slots: Ints) -> None:
+        """New requests take these slots (n,)."""
+        self._guard.at_work = "acceptance"
+        self._num_slots = max(self._num_slots, int(slots.max(initial=-1)) + 1)
+        for part in self._parts:
+            self._learn(part)
+            part.admit(slots)
+
+    def _learn(self, part: SteppingDraft | OfferDraft) -> None:
+        self._prospect = None
+        self._count("confidence", part.learn())
+
+    def _count(self, kind: str, number: int) -> None:
+        if number:
+            self._guard.count(kind, "values that are not between 0 and 1", number)
+
+    def look(self, slots: Ints, batch_size: int, offers: Sequence[Offer]) -> Look:
+        """What a policy gets to see of these requests.
+
+        Args:
+            slots: (n > 0,) requests.
+            batch_size: rows that the forwards run over.
+            offers: what the drafts without steps propose.
+        """
+        key = (batch_size, slots.tobytes())
+        prospect = self._prospect
+        if prospect is None or prospect.key != key:
+            self._prospect = prospect = self._foresee(key, slots)
+        if offers and prospect.costs.probe is None:
+            return self._appraise(slots, prospect, self._with_offers(slots, prospect, offers))
+        if prospect.look is None:
+            prospect.look = self._appraise(slots, prospect, prospect.ways)
+        return prospect.look
+
+    def _foresee(self, key: tuple[int, bytes], slots: Ints) -> _Prospect:
+        """What the estimators say of these requests, checked."""
+        self._guard.at_work = "acceptance"
+        survival = np.zeros((len(self._drafts) + 1, len(slots), self._max_draft_len + 1))
+        survival[-1, :, 0] = 1.0
+        for way, draft in enumerate(self._drafts.values()):
+            survival[way] = draft.survival(slots)
+        if not all(part.healthy for part in self._parts):
+            raise BadAnswerError("expected finite hazards")
+        self._guard.at_work = "price"
+        if not self._correction.healthy:
+            raise BadAnswerError("expected a finite correction")
+        self._guard.at_work = "cost"
+        costs = self._costs
+        if costs is None or costs.batch_size != key[0] or self._num_unused >= _COST_ROUNDS:
+            self._costs = costs = _Costs(self._cost, key[0], len(self._drafts))
+            self._num_unused = 0
+        drafts = np.array([*self._drafts, 0], np.int32)
+        return _Prospect(key, Ways(drafts, survival, survival.cumsum(axis=2)), costs)
+
+    def _with_offers(
+        self, slots: Ints, prospect: _Prospect, offers: Sequence[Offer]
+    ) -> WaysWithOffers:
+        self._guard.at_work = "acceptance"
+        limits = [np.minimum(offer.draft_len, self._max_draft_len) for offer in offers]
+        survival = [
+            self._offers[offer.draft].survival(slots, limit, offer.strength)
+            for offer, limit in zip(offers, limits, strict=True)
+        ]
+        return WaysWithOffers(prospect.ways, [offer.draft for offer in offers], limits, survival)
+
+    def _appraise(self, slots: Ints, prospect: _Prospect, ways: Ways | WaysWithOffers) -> Look:
+        """The best way, its price and what the policy gets to see."""
+        self._guard.at_work = "price"
+        costs, way, best_len = prospect.costs, 0, 0
+        price, weight, quoted = np.nan, np.ones(len(slots)), None
+        if costs.measured:
+            # Without offers only a stepping draft, if there is one, can fill a draft.
+            num_ways = len(ways.tokens) - (ways is prospect.ways and len(self._drafts) > 0)
+            quoted = quote(ways.tokens[:num_ways], costs.round_s[:num_ways])
+            way, best_len, weight = quoted.way, quoted.draft_len, quoted.weight
+            price = quoted.price * self._correction.factor
+            if not 0.0 < price < np.inf:
+                raise BadAnswerError(f"expected a positive finite price, but got {price}")
+        if costs.probe is not None:
+            way = costs.probe[0]
+        choice = ways.choose(way, best_len)
+        if self._can_stop:  # an offer ends where drafts should end on average
+            choice.limit = np.where(
+                choice.offered, np.minimum(choice.limit, best_len), choice.limit
+            )
+        view = View(
+            slots=slots,
+            max_draft_len=self._max_draft_len,
+            can_stop=self._host.mid_draft_stop,
+            padded=self._host.padded,
+            survival=choice.survival[:, 1:],
+            round_s=costs.round_s[way],
+            marginal_s=costs.marginal_s(way),
+            price=price,
+            weight=weight,
+            best_len=best_len,
+            probe_len=None if costs.probe is None else costs.probe[1],
+        )
+        look = Look(view, ways, choice, quoted, way, costs.longest_s)
+        if way < len(self._drafts):
+            draft = self._drafts[self._stepping[way]]
+            look.frailty = draft.confidence_frailty(slots)
+            look.log_acceptance = draft.log_acceptance
+        return look
+
+    def rechoose(self, look: Look, draft_len: int) -> Choice:
+        """The drafts that are best for a length that the policy chose on its own."""
+        if look.quoted is not None and look.view.probe_len is None:
+            look.way = int(look.quoted.rates[:, draft_len].argmax())
+            look.choice = look.ways.choose(look.way, draft_len)
+        return look.choice
+
+    def note(
+        self,
+        slots: Ints,
+        proposed: Ints,
+        accepted: Ints,
+        observed: Ints,
+        confidence: Floats | None,
+        used: Ints | None,
+    ) -> None:
+        """Take in what a round showed of its drafts (n,); `used` is None where all used draft 0.
+
+        Offers are not looked at: they learn from `compare` alone.
+        """
+        self._guard.at_work = "acceptance"
+        for index, draft in self._drafts.items():
+            if used is not None:
+                mine = used == index
+                sure = None if confidence is None else confidence[mine]
+                draft.note(slots[mine], proposed[mine], accepted[mine], observed[mine], sure)
+            elif index == 0:
+                draft.note(slots, proposed, accepted, observed, confidence)
+            if draft.due:
+                self._learn(draft)
+
+    def read(self, slots: Ints, match: Floats, draft: int) -> None:
+        """Take in what a stepping draft would have proposed; see `Governor.read`."""
+        self._guard.at_work = "acceptance"
+        self._count("match", self._drafts[draft].read(slots, match))
+        if self._drafts[draft].due:
+            self._learn(self._drafts[draft])
+
+    def compare(self, slots: Ints, offer: Offer, num_matched: Ints, num_compared: Ints) -> None:
+        """Take in how an offer would have done; see `Governor.compare`."""
+        self._guard.at_work = "acceptance"
+        draft = self._offers[offer.draft]
+        draft.note(slots, offer.strength, num_matched, num_compared)
+        if draft.due:
+            self._learn(draft)
+
+    def observe_cost(self, cost: Cost, look: Look | None, accepted: Ints) -> None:
+        """Take in what a round cost.
+
+        Args:
+            cost: of the round.
+            look: that the round was planned with, if it is known.
+            accepted: (n,) drafted tokens accepted.
+        """
+        self._guard.at_work = "cost"
+        if not cost.sound or (cost.num_draft_steps > 0 and cost.draft not in self._drafts):
+            self._guard.count("seconds", cost)
+            return
+        stepped = self._stepping.index(cost.draft) if cost.num_draft_steps > 0 else 0
+        self._cost.update(
+            cost.batch_size,
+            cost.verify_len,
+            cost.num_draft_steps,
+            cost.step_s,
+            cost.draft_s,
+            cost.verify_s,
+            stepped,
+        )
+        probing = look is not None and look.view.probe_len is not None
+        if probing and look is not None:
+            self._cost.probed(cost.batch_size, look.way)
+        self._num_unused += 1
+        if probing or self._num_unused >= 2 * _COST_ROUNDS:
+            self._prospect = self._costs = None
+        if look is None or look.quoted is None or probing:
+            return
+        if len(accepted) == len(look.view.slots):
+            self._guard.at_work = "price"
+            num_tokens = float(look.quoted.weight.dot(accepted + 1.0))
+            # An interrupted step says nothing about the policy.
+            step_s = min(cost.step_s, 2.0 * look.longest_s)
+            self._correction.update(num_tokens, look.quoted.price * step_s)

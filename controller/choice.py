@@ -1,0 +1,96 @@
+"""Which draft each request uses.
+
+At most one draft that runs token by token takes part in a round; offers, which cost nothing, may
+serve any request. A way of drafting is one stepping draft, or none, next to the offers: for each
+length every request uses what promises most tokens, and the way with the best rate wins.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int32]
+Bools = NDArray[np.bool_]
+
+
+@dataclass(slots=True)
+class Choice:
+    """Who drafts for whom.
+
+    Attributes:
+        draft: (n,) index of each request's draft.
+        limit: (n,) longest draft that it can give.
+        offered: (n,) whether it is an offer.
+        survival: (n, K + 1) probability that it is accepted up to each length.
+    """
+
+    draft: Ints
+    limit: Ints
+    offered: Bools
+    survival: Floats
+
+
+@dataclass(slots=True)
+class Ways:
+    """Ways of drafting without offers; K is the largest draft length.
+
+    Attributes:
+        drafts: (ways,) index of the stepping draft of each way; the last way has none, and any
+            index.
+        survival: (ways, n, K + 1) probability that it is accepted up to each length.
+        tokens: (ways, n, K + 1) tokens it is expected to bring.
+    """
+
+    drafts: Ints
+    survival: Floats
+    tokens: Floats
+
+    def choose(self, way: int, draft_len: int) -> Choice:
+        """One draft for all requests, whatever the length."""
+        num_requests, width = self.survival.shape[1:]
+        limit = 0 if way == len(self.drafts) - 1 else width - 1
+        return Choice(
+            np.full(num_requests, self.drafts[way], np.int32),
+            np.full(num_requests, limit, np.int32),
+            np.zeros(num_requests, np.bool_),
+            self.survival[way],
+        )
+
+
+class WaysWithOffers:
+    """Ways of drafting where each request may use an offer instead of the stepping draft.
+
+    Args:
+        ways: without the offers.
+        drafts: (o,) index of the draft of each offer.
+        limits: (o,) of (n,) tokens on offer.
+        survival: (o,) of (n, K + 1), 0 beyond the offer.
+    """
+
+    def __init__(
+        self, ways: Ways, drafts: list[int], limits: Sequence[Ints], survival: list[Floats]
+    ) -> None:
+        self._ways = ways
+        self._drafts = np.array(drafts, np.int32)
+        self._limits = np.array(limits)
+        self._survival = np.array(survival)
+        self._tokens = self._survival.cumsum(axis=2)
+        self.tokens: Floats = np.maximum(ways.tokens, self._tokens.max(axis=0))
+
+    def choose(self, way: int, draft_len: int) -> Choice:
+        """The draft of each request that promises most tokens at a length."""
+        choice = self._ways.choose(way, draft_len)
+        offers = self._tokens[:, :, draft_len]
+        best, rows = offers.argmax(axis=0), np.arange(offers.shape[1])
+        offered = offers[best, rows] > self._ways.tokens[way, :, draft_len]
+        return Choice(
+            np.where(offered, self._drafts[best], choice.draft),
+            np.where(offered, self._limits[best, rows], choice.limit),
+            offered,
+            np.where(offered[:, None], self._survival[best, rows], choice.survival),
+        )

@@ -1,0 +1,138 @@
+"""What a host says to the governor, and what it is answered; arrays have one row a request."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int32]
+
+
+@dataclass(frozen=True)
+class DraftInfo:
+    """A source of proposals.
+
+    Attributes:
+        name: for logs and traces.
+        steps: whether it drafts token by token with a model: each step costs time, can be
+            stopped in mid-draft, and reads skipped text. Otherwise its proposals are known
+            before the round and cost nothing (prompt lookup).
+    """
+
+    name: str
+    steps: bool = True
+
+
+@dataclass(frozen=True)
+class HostInfo:
+    """What a host can do.
+
+    Attributes:
+        engine_id: name of the engine, for logs.
+        max_draft_len: largest draft length that it can run.
+        ragged_ok: whether requests of one step may have different lengths.
+        padded: whether verification runs on a rectangle, so that the longest draft sets its cost.
+        mid_draft_stop: whether it asks `stop` while it drafts.
+        drafts: what it can draft with; with none the length is always 0.
+    """
+
+    engine_id: str
+    max_draft_len: int = 64
+    ragged_ok: bool = True
+    padded: bool = True
+    mid_draft_stop: bool = True
+    drafts: tuple[DraftInfo, ...] = (DraftInfo("model"),)
+
+
+@dataclass(frozen=True)
+class Offer:
+    """What a draft without steps proposes, known before the round.
+
+    Attributes:
+        draft: index into `HostInfo.drafts`.
+        draft_len: (n,) tokens on offer, 0 where it found nothing.
+        strength: (n,) cell of how well founded it is, 0 to NUM_STRENGTHS - 1, such as the length
+            of the matched n-gram.
+    """
+
+    draft: int
+    draft_len: Ints
+    strength: Ints
+
+
+@dataclass(slots=True)
+class Plan:
+    """The decision for one step.
+
+    Attributes:
+        step_id: to be given back with the outcome.
+        draft_len: (n,) tokens to draft for each request.
+        draft: (n,) which draft each request uses; meaningless where draft_len is 0.
+    """
+
+    step_id: int
+    draft_len: Ints
+    draft: Ints
+
+
+@dataclass(frozen=True)
+class Outcomes:
+    """Ground truth of one step; rows may be missing.
+
+    Attributes:
+        step_id: of the plan.
+        slots: (n,) requests.
+        proposed: (n,) drafted tokens that the target verified.
+        accepted: (n,) of them accepted.
+        observed: (n,) positions whose outcome was seen; never beyond the first rejection.
+        confidence: (n, >= observed) the draft's largest probability by position, if known.
+        draft: (n,) which draft proposed; None for draft 0.
+    """
+
+    step_id: int
+    slots: Ints
+    proposed: Ints
+    accepted: Ints
+    observed: Ints
+    confidence: Floats | None = None
+    draft: Ints | None = None
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Seconds of one step.
+
+    Attributes:
+        step_id: of the plan.
+        step_s: the whole step.
+        batch_size: rows that the forwards ran over.
+        verify_len: tokens verified for each request, padding included.
+        num_draft_steps: forwards of the draft that proposed a token.
+        draft_s: seconds in the draft, if known.
+        verify_s: seconds in the verification, if known.
+        draft: which draft ran these steps; at most one a round steps.
+    """
+
+    step_id: int
+    step_s: float
+    batch_size: int
+    verify_len: int
+    num_draft_steps: int
+    draft_s: float | None = None
+    verify_s: float | None = None
+    draft: int = 0
+
+    @property
+    def sound(self) -> bool:
+        """Whether these can be seconds and counts of a step."""
+        parts = (self.draft_s or 0.0, self.verify_s or 0.0, float(self.num_draft_steps))
+        return (
+            0.0 < self.step_s < math.inf
+            and all(0.0 <= part < math.inf for part in parts)
+            and self.batch_size >= 1
+            and self.verify_len >= 1
+        )

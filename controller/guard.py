@@ -1,0 +1,116 @@
+"""Faults become fallbacks: what goes wrong inside costs the host nothing but the adaptive gain.
+
+A policy or an estimator that raises, turns NaN or answers out of range is benched: rounds run
+without a draft for a pause, which doubles as long as the trouble comes back soon. Every fault is
+counted, and the first of a kind is logged.
+"""
+
+from __future__ import annotations
+
+import logging
+
+import numpy as np
+from numpy.typing import NDArray
+
+from flyball.controller.contract import Offer
+from flyball.estimators.drafts import NUM_STRENGTHS
+
+Ints = NDArray[np.int32]
+Bools = NDArray[np.bool_]
+
+FIRST_PAUSE = 16  # rounds
+LONGEST_PAUSE = 4096  # rounds
+SLOW_DECISION_S = 0.02  # a decision below this is never an overrun
+
+logger = logging.getLogger(__name__)
+
+
+class BadAnswerError(ValueError):
+    """A policy or an estimator answered something that cannot be used."""
+
+
+class Guard:
+    """Counts faults and says in which rounds the policy is benched.
+
+    Attributes:
+        faults: how often each kind of fault happened.
+        at_work: whose turn it is; the kind of a fault that happens now.
+    """
+
+    def __init__(self) -> None:
+        self.at_work = ""
+        self.faults: dict[str, int] = {}
+        self._pause = FIRST_PAUSE // 2
+        self._until = 0
+
+    def count(self, kind: str, what: object, number: int = 1) -> None:
+        """Count faults; the first of a kind is logged with `what` happened."""
+        if kind not in self.faults:
+            logger.warning("%s fault, decoding goes on: %s", kind, what)
+        self.faults[kind] = self.faults.get(kind, 0) + number
+
+    def bench(self, round_id: int) -> None:
+        """Bench the policy: no drafts in the rounds after `round_id` for a pause."""
+        if self.benched(round_id):
+            return
+        # Trouble that stayed away for longer than the last pause is not the same trouble.
+        again = round_id - self._until <= self._pause
+        self._pause = min(2 * self._pause, LONGEST_PAUSE) if again else FIRST_PAUSE
+        self._until = round_id + self._pause
+
+    def benched(self, round_id: int) -> bool:
+        """Whether a round has to do without the policy."""
+        return round_id <= self._until
+
+
+def check_lengths(draft_len: object, num_requests: int, limit: int) -> Ints:
+    """The draft lengths that a policy decided on.
+
+    Raises:
+        BadAnswerError: they are not (num_requests,) integers from 0 to `limit`.
+    """
+    if not isinstance(draft_len, np.ndarray) or draft_len.dtype.kind != "i":
+        raise BadAnswerError(f"expected an integer array of lengths, but got {draft_len!r:.80}")
+    if draft_len.shape != (num_requests,):
+        raise BadAnswerError(f"expected {num_requests} lengths, but got shape {draft_len.shape}")
+    # A negative length has its sign bit set either way.
+    if num_requests and not int(np.bitwise_or.reduce(draft_len | (limit - draft_len))) >= 0:
+        raise BadAnswerError(f"expected lengths from 0 to {limit}, but got {draft_len!r:.80}")
+    return draft_len.astype(np.int32, copy=False)
+
+
+def check_stops(ends: object, num_rows: int) -> Bools:
+    """Which drafts a policy ends.
+
+    Raises:
+        BadAnswerError: they are not (num_rows,) booleans.
+    """
+    if isinstance(ends, np.ndarray) and ends.dtype == np.bool_ and ends.shape == (num_rows,):
+        return ends
+    raise BadAnswerError(f"expected {num_rows} booleans, but got {ends!r:.80}")
+
+
+def sound_rows(proposed: Ints, accepted: Ints, observed: Ints, limit: int) -> Bools:
+    """Rows (n,) whose counts can be true: no more accepted than proposed, and so on.
+
+    Raises:
+        BadAnswerError: they are no signed integers.
+    """
+    # The sign bit of the union is set where any of these is negative.
+    signs = accepted | observed | (proposed - accepted) | (proposed - observed)
+    signs |= (limit - proposed) | (accepted + 1 - observed)
+    if signs.dtype.kind != "i":
+        raise BadAnswerError(f"expected signed integers, but got {signs.dtype}")
+    result: Bools = signs >= 0
+    return result
+
+
+def sound_offer(offer: Offer, num_requests: int) -> Offer | None:
+    """The offer without rows that make no sense; None where nothing can be made of it."""
+    draft_len, strength = offer.draft_len, offer.strength
+    if not draft_len.shape == strength.shape == (num_requests,):
+        return None
+    bad = (draft_len | strength | (NUM_STRENGTHS - 1 - strength)) < 0
+    if not np.count_nonzero(bad):
+        return offer
+    return Offer(offer.draft, np.where(bad, 0, draft_len), np.where(bad, 0, strength))
