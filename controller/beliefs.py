@@ -175,7 +175,9 @@ class Beliefs:
             self._costs = costs = _Costs(self._cost, key[0], len(self._drafts))
             self._num_unused = 0
         drafts = np.array([*self._drafts, 0], np.int32)
-        return _Prospect(key, Ways(drafts, survival, survival.cumsum(axis=2)), costs)
+        tokens = np.ones_like(survival)
+        np.cumsum(survival[:-1], axis=2, out=tokens[:-1])
+        return _Prospect(key, Ways(drafts, survival, tokens), costs)
 
     def _with_offers(
         self, slots: Ints, prospect: _Prospect, offers: Sequence[Offer]

@@ -117,20 +117,11 @@ class Host:
         observed = np.minimum(accepted + 1, k).astype(np.int32)
         longest = int(k.max())
         draft_s, verify_s = 2e-4 * longest, 3.5e-3
-        outcome: dict[str, Any] = {
-            "proposed": k,
-            "accepted": accepted,
-            "observed": observed,
-            "confidence": np.full((SLOTS, LIMIT), 0.9),
-        }
-        cost: dict[str, Any] = {
-            "step_s": draft_s + verify_s,
-            "batch_size": SLOTS,
-            "verify_len": longest + 1,
-            "num_draft_steps": longest,
-            "draft_s": draft_s,
-            "verify_s": verify_s,
-        }
+        outcome: dict[str, Any] = {"proposed": k, "accepted": accepted, "observed": observed}
+        outcome["confidence"] = np.full((SLOTS, LIMIT), 0.9)
+        cost: dict[str, Any] = {"step_s": draft_s + verify_s, "draft_s": draft_s}
+        cost |= {"verify_s": verify_s, "verify_len": longest + 1}
+        cost |= {"batch_size": SLOTS, "num_draft_steps": longest}
         outcome |= {key: value for key, value in changes.items() if key in outcome}
         cost |= {key: value for key, value in changes.items() if key in cost}
         self.governor.observe(
@@ -190,63 +181,36 @@ def parts(governor: Governor) -> dict[str, Any]:
     return {"draft": draft, "curve": curve, "cost": beliefs._cost, "price": beliefs._correction}
 
 
-def spoil_position(part: dict[str, Any], bad: float) -> None:
-    part["draft"]._by_position.hazard[0] = bad
-
-
-def spoil_confidence(part: dict[str, Any], bad: float) -> None:
-    part["draft"]._by_confidence.hazard[:] = bad
-
-
-def spoil_frailty(part: dict[str, Any], bad: float) -> None:
-    part["draft"]._after_confidence._frailty.values[:] = bad
-
-
-def spoil_counts(part: dict[str, Any], bad: float) -> None:
-    part["draft"]._by_position._rejections[:] = bad
-
-
-def spoil_own_counts(part: dict[str, Any], bad: float) -> None:
-    part["draft"]._by_position._request_exposure.values[:] = bad
-
-
-def spoil_survival(part: dict[str, Any], bad: float) -> None:
-    part["draft"]._log_survival[:] = bad
-
-
-def spoil_curve(part: dict[str, Any], bad: float) -> None:
-    part["curve"]._values[0] = bad
-
-
-def spoil_drift(part: dict[str, Any], bad: float) -> None:
-    part["curve"]._drift = bad
-
-
-def spoil_price(part: dict[str, Any], bad: float) -> None:
-    part["price"]._realised = bad
+def spoil(part: Any, path: str, bad: float) -> None:
+    """Set an array, a list or a number of an estimator to `bad`."""
+    *owners, name = path.split(".")
+    for owner in owners:
+        part = getattr(part, owner)
+    value = getattr(part, name)
+    if isinstance(value, float):
+        setattr(part, name, bad)
+    else:
+        value[:] = [bad] * len(value)
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize(
-    "spoil",
+    ("part", "path"),
     [
-        spoil_position,
-        spoil_confidence,
-        spoil_frailty,
-        spoil_counts,
-        spoil_own_counts,
-        spoil_survival,
-        spoil_curve,
-        spoil_drift,
-        spoil_price,
+        ("draft", "_by_position.hazard"),
+        ("draft", "_by_confidence.hazard"),
+        ("draft", "_after_confidence._frailty.values"),
+        ("draft", "_by_position._rejections"),
+        ("draft", "_by_position._request_exposure.values"),
+        ("curve", "_values"),
+        ("curve", "_drift"),
+        ("price", "_realised"),
     ],
 )
-def test_spoilt_estimates_do_not_survive(
-    spoil: Callable[[dict[str, Any], float], None], bad: float
-) -> None:
+def test_spoilt_estimates_do_not_survive(part: str, path: str, bad: float) -> None:
     host = Host()
     host.rounds(40)
-    spoil(parts(host.governor), bad)
+    spoil(parts(host.governor)[part], path, bad)
     with np.errstate(all="ignore"):
         host.rounds(60)
     assert host.governs()
