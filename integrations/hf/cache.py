@@ -152,12 +152,15 @@ class RowCache(DynamicCache):
             place.write_at(lengths[:, None] + np.arange(width), device)
         return place.num_columns
 
-    def move_row(self, source: int, target: int) -> None:
-        """Copy one row over another."""
+    def move_rows(self, sources: Longs, targets: Longs) -> None:
+        """Copy rows (m,) over others."""
+        if len(sources) == 0 or not self.layers[0].is_initialized:
+            return
+        device = self.layers[0].device
+        source, target = upload(sources, device), upload(targets, device)
         for layer in self.layers:
-            if layer.is_initialized:
-                layer.keys[target] = layer.keys[source]
-                layer.values[target] = layer.values[source]
+            layer.keys[target] = layer.keys[source]
+            layer.values[target] = layer.values[source]
 
     def _reserve(self, num_columns: int) -> None:
         place = self._place

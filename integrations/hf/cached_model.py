@@ -83,9 +83,9 @@ class CachedModel:
         logits = self._run(tokens, upload(positions, tokens.device), mask, num_logits)
         return logits[:, -num_logits:]
 
-    def move_row(self, source: int, target: int) -> None:
-        """Copy one row over another."""
-        self._cache.move_row(source, target)
+    def move_rows(self, sources: Longs, targets: Longs) -> None:
+        """Copy rows (m,) over others."""
+        self._cache.move_rows(sources, targets)
 
     def _run(
         self,

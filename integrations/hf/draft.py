@@ -12,7 +12,7 @@ from flyball.controller.governor import Governor
 from flyball.integrations.hf.cached_model import CachedModel
 from flyball.integrations.hf.device import HostCopy, upload
 from flyball.integrations.hf.processors import RowProcessors
-from flyball.integrations.hf.text import Texts
+from flyball.integrations.hf.text import Moves, Texts
 from flyball.kernels.confidence import most_probable
 
 Ints = NDArray[np.int32]
@@ -87,11 +87,10 @@ class ModelDraft:
         self._seen = np.concatenate([self._seen, np.zeros(len(rows), np.int64)])
         self._fed = np.zeros_like(self._seen)
 
-    def keep(self, order: Longs, moves: list[tuple[int, int]]) -> None:
-        """Keep the rows in this order (rows left,); `moves` are those that change place."""
-        for source, target in moves:
-            self.cached.move_row(source, target)
-        self._seen = self._seen[order]
+    def keep(self, moves: Moves) -> None:
+        """Close up after rows have left."""
+        self.cached.move_rows(moves.sources, moves.targets)
+        self._seen = self._seen[moves.order]
         self._fed = np.zeros_like(self._seen)
 
     @property

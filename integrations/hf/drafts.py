@@ -10,7 +10,7 @@ from flyball.controller.governor import Governor, Offer, Plan
 from flyball.integrations.hf.device import upload
 from flyball.integrations.hf.draft import READ_EVERY, ModelDraft, Proposal
 from flyball.integrations.hf.lookup import PromptLookup
-from flyball.integrations.hf.text import Texts
+from flyball.integrations.hf.text import Moves, Texts
 
 Ints = NDArray[np.int32]
 Longs = NDArray[np.int64]
@@ -45,12 +45,12 @@ class Drafts:
         if self._lookup is not None:
             self._lookup.add(rows)
 
-    def keep(self, order: Longs, moves: list[tuple[int, int]]) -> None:
-        """Keep the rows in this order (rows left,); `moves` are those that change place."""
+    def keep(self, moves: Moves) -> None:
+        """Close up after rows have left."""
         for model in self._models:
-            model.keep(order, moves)
+            model.keep(moves)
         if self._lookup is not None:
-            self._lookup.keep(order, moves)
+            self._lookup.keep(moves)
 
     def offers(self) -> list[Offer]:
         """What is proposed without running a model."""

@@ -70,6 +70,10 @@ def govern(
         HostError: the models cannot be governed; the message says why and what to do.
         PolicyFileError: the policy cannot be used; likewise.
     """
+    if isinstance(drafts, PreTrainedModel | str):
+        raise HostError(
+            f"expected a list of drafts, but got {type(drafts).__name__}; write drafts=[...]"
+        )
     names = [draft if isinstance(draft, str) else f"model {i}" for i, draft in enumerate(drafts)]
     infos = tuple(
         DraftInfo(name, steps=not isinstance(draft, str))
@@ -99,16 +103,15 @@ class GovernedGenerate:
     ) -> None:
         check_model(model, "target")
         for draft in drafts:
-            if draft == PROMPT_LOOKUP:
-                continue
-            if isinstance(draft, str):
+            if isinstance(draft, str) and draft != PROMPT_LOOKUP:
                 raise HostError(
                     f"expected a model or '{PROMPT_LOOKUP}' as draft, but got '{draft}'; "
                     "load the model first"
                 )
-            check_model(draft, "draft")
-            check_pair(model, draft)
-        if sum(draft == PROMPT_LOOKUP for draft in drafts) > 1:
+            if not isinstance(draft, str):
+                check_model(draft, "draft")
+                check_pair(model, draft)
+        if sum(isinstance(draft, str) for draft in drafts) > 1:
             raise HostError(f"expected '{PROMPT_LOOKUP}' once among the drafts; leave one out")
         self._model = model
         self._drafts = tuple(drafts)

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flyball.controller.governor import Offer
-from flyball.integrations.hf.text import Texts
+from flyball.integrations.hf.text import Moves, Texts
 
 Longs = NDArray[np.int64]
 
@@ -57,11 +57,10 @@ class PromptLookup:
         self._table[rows] = 0
         self._indexed = np.concatenate([self._indexed, self._texts.num_padding[rows]])
 
-    def keep(self, order: Longs, moves: list[tuple[int, int]]) -> None:
-        """Keep the rows in this order (rows left,); `moves` are those that change place."""
-        for source, target in moves:
-            self._table[target] = self._table[source]
-        self._indexed = self._indexed[order]
+    def keep(self, moves: Moves) -> None:
+        """Close up after rows have left."""
+        self._table[moves.targets] = self._table[moves.sources]
+        self._indexed = self._indexed[moves.order]
 
     def offer(self) -> Offer:
         """What it proposes for each row now; the tokens (rows, max_draft_len) are in `tokens`."""

@@ -167,12 +167,11 @@ class Decoding:
         for row in np.flatnonzero(texts.finished).tolist():
             self._results[int(texts.request[row])] = texts.text(row)
         self._governor.release(self._slots[texts.finished])
-        order, moves = texts.leave()
-        for source, target in moves:
-            self._target.move_row(source, target)
-        self._slots = self._slots[order]
-        self._processors.keep(order)
-        self._drafts.keep(order, moves)
+        moves = texts.leave()
+        self._target.move_rows(moves.sources, moves.targets)
+        self._slots = self._slots[moves.order]
+        self._processors.keep(moves.order)
+        self._drafts.keep(moves)
 
     def _round(self, clock: RoundClock) -> None:
         texts, slots = self._texts, self._slots

@@ -139,37 +139,41 @@ class Processors:
 
 
 class RowProcessors:
-    """The processors of each row of a batch whose rows come and go."""
+    """The processors of each row of a batch whose rows come and go.
+
+    Attributes:
+        prefix_free: whether all look at scores alone.
+    """
 
     def __init__(self) -> None:
-        self._by_row: list[Processors] = []
-
-    @property
-    def prefix_free(self) -> bool:
-        """Whether all look at scores alone; then those of one row serve all of them."""
-        return all(p.prefix_free for p in self._by_row)
+        self._by_row = np.zeros(0, object)
+        self.prefix_free = True
 
     def add(self, processors: Processors, num_rows: int) -> None:
         """The processors of new rows."""
-        self._by_row += [processors] * num_rows
+        new = np.full(num_rows, processors, object)
+        self._by_row = np.concatenate([self._by_row, new])
+        self.prefix_free = self.prefix_free and processors.prefix_free
 
     def keep(self, order: Longs) -> None:
         """Keep the rows in this order (rows left,)."""
-        self._by_row = [self._by_row[row] for row in order.tolist()]
+        self._by_row = self._by_row[order]
 
     def __call__(
         self, texts: Texts, rows: Longs, num_drafted: int | Longs, logits: torch.Tensor
     ) -> torch.Tensor:
         """Scores (r, width, vocab) of rows (r,) from logits after num_drafted drafted tokens."""
-        own = [self._by_row[row] for row in rows.tolist()]
+        own = self._by_row[rows]
         prefix_len = texts.num_tokens[rows] + num_drafted
         if len(rows) == texts.num_rows:
             tokens = texts.tokens[: len(rows)]
         else:
             tokens = texts.tokens[upload(rows, texts.device)]
         request = texts.request[rows]
-        if own[0].prefix_free or all(p is own[0] for p in own):
-            return own[0](tokens, prefix_len, logits, request)
+        if self.prefix_free or (own == own[0]).all():
+            # What looks at scores alone is the same for all prompts of a call.
+            scores: torch.Tensor = own[0](tokens, prefix_len, logits, request)
+            return scores
         parts = [
             p(tokens[i : i + 1], prefix_len[i : i + 1], logits[i : i + 1], request[i : i + 1])
             for i, p in enumerate(own)

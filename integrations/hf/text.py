@@ -53,6 +53,21 @@ class Ending:
         )
 
 
+@dataclass(frozen=True)
+class Moves:
+    """How a batch closes up after rows have left.
+
+    Attributes:
+        order: (rows left,) old row of each row that stays.
+        sources: (m,) rows that change place.
+        targets: (m,) their new places.
+    """
+
+    order: Longs
+    sources: Longs
+    targets: Longs
+
+
 class Texts:
     """Token buffer with one row a text; rows grow unevenly, come and go.
 
@@ -86,7 +101,8 @@ class Texts:
         self.request, self.num_tokens, self.num_padding, self.prompt_len = (nobody,) * 4
         self._limit, self._ends_at = nobody, nobody
         self._deadline = np.zeros(0)
-        self._endings: list[Ending] = []
+        self._endings = np.zeros(0, object)  # of Ending
+        self._asks = False  # whether any row has criteria of the caller
         self._last_end = 0  # where the longest of the rows that left has ended
         self.finished: Bools = np.zeros(0, np.bool_)
 
@@ -132,34 +148,28 @@ class Texts:
         self._deadline = np.concatenate([self._deadline, np.full(count, ending.deadline)])
         self._ends_at = np.concatenate([self._ends_at, np.zeros(count, np.int64)])
         self.finished = np.concatenate([self.finished, np.zeros(count, np.bool_)])
-        self._endings += [ending] * count
+        self._endings = np.concatenate([self._endings, np.full(count, ending, object)])
+        self._asks = self._asks or len(ending.others) > 0
         return rows
 
-    def leave(self) -> tuple[Longs, list[tuple[int, int]]]:
-        """Close up the rows that have finished.
-
-        Returns:
-            (rows left,) old row of each row that stays, and which rows moved: (source, target).
-        """
+    def leave(self) -> Moves:
+        """Close up the rows that have finished."""
         gone = np.flatnonzero(self.finished)
         left = self.num_rows - len(gone)
         order = np.arange(left)
         holes, movers = gone[gone < left], left + np.flatnonzero(~self.finished[left:])
         order[holes] = movers
-        moves = list(zip(movers.tolist(), holes.tolist(), strict=True))
-        for source, target in moves:
-            self.probs[target] = self.probs[source]
-            self.host[target] = self.host[source]
-            if self.tokens.is_cuda:
-                self.tokens[target] = self.tokens[source]
+        self.probs[holes] = self.probs[movers]
+        self.host[holes] = self.host[movers]
+        if self.tokens.is_cuda:
+            self.tokens[upload(holes, self.device)] = self.tokens[upload(movers, self.device)]
         self._last_end = max(self._last_end, int(self._ends_at[gone].max(initial=0)))
         for name in (
             "request", "num_tokens", "num_padding", "prompt_len", "finished",
-            "_limit", "_deadline", "_ends_at",
+            "_limit", "_deadline", "_ends_at", "_endings",
         ):  # fmt: skip
             setattr(self, name, getattr(self, name)[order])
-        self._endings = [self._endings[row] for row in order.tolist()]
-        return order, moves
+        return Moves(order, movers, holes)
 
     def draft(self, column: int, drafted: torch.Tensor) -> None:
         """Write tokens (rows, width) from `column` places after the settled text on."""
@@ -194,7 +204,7 @@ class Texts:
         for token in self._endings[0].eos.tolist():
             ends |= emitted == token
         ends &= new
-        if any(ending.others for ending in self._endings):
+        if self._asks:
             ends |= self._ask_others(new)
         late = time.time() > self._deadline
         ends[:, 0] |= late & new[:, 0]

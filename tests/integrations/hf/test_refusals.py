@@ -34,7 +34,7 @@ def pair(tiny: Any) -> tuple[Any, Any]:
 
 @pytest.fixture(scope="module")
 def gov(pair: tuple[Any, Any]) -> Any:
-    return govern(pair[0], draft_model=pair[1])
+    return govern(pair[0], [pair[1]])
 
 
 def refused(match: str, call: Any, *args: Any, **kwargs: Any) -> None:
@@ -103,37 +103,37 @@ def test_another_model_than_the_governed_one(pair: tuple[Any, Any], gov: Any) ->
 
 def test_models(tiny: Any, pair: tuple[Any, Any]) -> None:
     target, draft = pair
-    refused("vocabulary of 32 tokens, but got 16", govern, target, draft_model=tiny(1, 16, seed=0))
-    refused("as draft, but got str", govern, target, draft_model="gpt2")
+    refused("vocabulary of 32 tokens, but got 16", govern, target, drafts=[tiny(1, 16, seed=0)])
+    refused("'prompt_lookup' as draft, but got 'gpt2'", govern, target, drafts=["gpt2"])
     sliding = MistralForCausalLM(
         MistralConfig(vocab_size=32, hidden_size=16, intermediate_size=16, num_hidden_layers=1,
                       num_attention_heads=2, num_key_value_heads=1, sliding_window=4)
     )  # fmt: skip
-    refused("full attention .*SlidingWindow", govern, sliding, draft_model=draft)
+    refused("full attention .*SlidingWindow", govern, sliding, drafts=[draft])
     alibi = BloomForCausalLM(BloomConfig(vocab_size=32, hidden_size=16, n_layer=1, n_head=2))
-    refused("takes position_ids", govern, alibi, draft_model=draft)
+    refused("takes position_ids", govern, alibi, drafts=[draft])
     local = GPTNeoForCausalLM(
         GPTNeoConfig(vocab_size=32, hidden_size=16, num_layers=2, num_heads=2, window_size=4,
                      attention_types=[[["global", "local"], 1]])
     )  # fmt: skip
-    refused("counts cache columns", govern, local, draft_model=draft)
+    refused("counts cache columns", govern, local, drafts=[draft])
     stretched = LlamaForCausalLM(
         LlamaConfig(vocab_size=32, hidden_size=16, intermediate_size=16, num_hidden_layers=1,
                     num_attention_heads=2,
                     rope_parameters={"rope_type": "dynamic", "factor": 2.0, "rope_theta": 1e4})
     )  # fmt: skip
-    refused("has dynamic scaling", govern, stretched, draft_model=draft)
+    refused("has dynamic scaling", govern, stretched, drafts=[draft])
     both = BartForConditionalGeneration(
         BartConfig(vocab_size=32, d_model=16, encoder_layers=1, decoder_layers=1,
                    encoder_attention_heads=2, decoder_attention_heads=2)
     )  # fmt: skip
-    refused("encoder-decoder", govern, both, draft_model=draft)
+    refused("encoder-decoder", govern, both, drafts=[draft])
 
 
 def test_an_attention_that_was_not_tested(tiny: Any, pair: tuple[Any, Any]) -> None:
     target = tiny(1, 32, seed=1)
     target.config._attn_implementation = "flex_attention"
-    refused("sdpa or eager, but got flex_attention", govern, target, draft_model=pair[1])
+    refused("sdpa or eager, but got flex_attention", govern, target, drafts=[pair[1]])
 
 
 def test_a_draft_with_another_tokenizer(tmp_path: Path, tiny: Any) -> None:
@@ -145,13 +145,13 @@ def test_a_draft_with_another_tokenizer(tmp_path: Path, tiny: Any) -> None:
             f'{{"model": {{"vocab": {{{vocabulary}}}}}}}'
         )
         loaded.append(LlamaForCausalLM.from_pretrained(tmp_path / name))
-    refused("target's tokenizer", govern, loaded[0], draft_model=loaded[1])
+    refused("target's tokenizer", govern, loaded[0], drafts=[loaded[1]])
 
 
 def test_a_broken_policy_file(tmp_path: Path, pair: tuple[Any, Any]) -> None:
     path = tmp_path / "policy.yaml"
     path.write_text("version: 1\nlength: {polcy: goodput}\n")
-    refused("policy.yaml", govern, pair[0], draft_model=pair[1], policy=path)
+    refused("policy.yaml", govern, pair[0], drafts=[pair[1]], policy=path)
 
 
 def test_a_refused_call_costs_nothing(pair: tuple[Any, Any], gov: Any) -> None:

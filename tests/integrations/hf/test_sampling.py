@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 import itertools
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -43,11 +44,15 @@ POLICIES: dict[str, dict[str, Any]] = {
 class SteppedCost:
     """Costs that jump, so that lengths differ from round to round and from row to row."""
 
-    def next_probe(self, batch_size: int) -> None:
+    def next_probe(self, *args: object) -> None:
         return None
 
+    def measured(self, batch_size: int) -> bool:
+        return True
+
     def round_s(self, batch_size: int) -> np.ndarray:
-        return np.array([1.0, 1.4, 1.45, 1.5, 1.9])
+        drafting, looking_up = [1.0, 1.4, 1.45, 1.5, 1.9], [1.0, 1.3, 1.33, 1.37, 1.7]
+        return np.array([drafting, looking_up])
 
     def update(self, *args: object) -> None:
         pass
@@ -117,8 +122,8 @@ def pair(tiny: Any) -> tuple[Any, Any]:
 def make_gov(pair: tuple[Any, Any], name: str) -> GovernedGenerate:
     host = HostInfo("test", padded=name != "goodput_ragged")
     policy = load_policy({"version": 1, "length": POLICIES[name]})
-    gov = GovernedGenerate(*pair, policy, host)
-    gov.governor._cost = SteppedCost()
+    gov = GovernedGenerate(pair[0], [pair[1]], policy, host)
+    gov.governor._beliefs._cost = SteppedCost()
     return gov
 
 
@@ -162,7 +167,7 @@ class TrimsOnDrawnToken(ModelDraft):
         drawn = proposal.probs.gather(2, proposal.tokens[..., None]).squeeze(2).numpy()
         unlikely = (drawn < 0.3) & (np.arange(drawn.shape[1]) < proposal.draft_len[:, None])
         first = np.where(unlikely.any(axis=1), unlikely.argmax(axis=1), proposal.draft_len)
-        return Proposal(proposal.tokens, first, proposal.probs, None)
+        return replace(proposal, draft_len=first, confidence=None)
 
 
 class PicksBestLengthAfterwards(ModelDraft):
@@ -181,7 +186,7 @@ class PicksBestLengthAfterwards(ModelDraft):
         tokens = np.concatenate([np.ones((len(tokens), 1)), tokens], axis=1)
         rate = tokens / np.array([1.0, 1.7, 1.75, 1.8])[: tokens.shape[1]]
         best = np.minimum(rate.argmax(axis=1), proposal.draft_len)
-        return Proposal(proposal.tokens, best, proposal.probs, None)
+        return replace(proposal, draft_len=best, confidence=None)
 
 
 def residual_of_another_q(
