@@ -32,7 +32,7 @@ class CachedModel:
         forward_s: seconds spent in the model's forwards (on a GPU: in launching them).
     """
 
-    def __init__(self, model: PreTrainedModel, num_rows: int, capacity: int = 256) -> None:
+    def __init__(self, model: PreTrainedModel, num_rows: int, capacity: int) -> None:
         self.model = model
         self.context: int = getattr(model.config, "max_position_embeddings", None) or 2**62
         self.forward_s = 0.0

@@ -239,7 +239,7 @@ class GovernedGenerate:
             for number in range(1, len(prompts)):
                 queue.append(functools.partial(lambda n: prepare(n)[0], number))
             with torch.inference_mode():
-                decoding = self._decoding(min(batch_size, len(prompts)), config, queue)
+                decoding = self._decoding(min(batch_size, len(prompts)), config, queue, first)
                 texts = decoding.run()
         return [torch.from_numpy(text).to(self._model.device) for text in texts]
 
@@ -293,7 +293,12 @@ class GovernedGenerate:
         with torch.inference_mode():
             queue: deque[Callable[[], Prompts]] = deque([lambda: prompts])
             decoding = self._decoding(
-                rows, generation_config, queue, on_token, together=not len(prompts.ending.eos)
+                rows,
+                generation_config,
+                queue,
+                prompts,
+                on_token,
+                together=not len(prompts.ending.eos),
             )
             texts = decoding.run()
         # Outside of inference mode, so that callers get ordinary tensors.
@@ -317,12 +322,16 @@ class GovernedGenerate:
         num_rows: int,
         config: GenerationConfig,
         queue: deque[Callable[[], Prompts]],
+        first: Prompts,
         on_token: Callable[[torch.Tensor], Any] | None = None,
         *,
         together: bool = False,
     ) -> Decoding:
         """The loop of one call, with its caches and drafts."""
         self._stats.num_calls += 1
+        # Room for the first texts and the widest block, but not for a limit set far too high.
+        width = first.tokens.shape[1]
+        capacity = min(first.ending.max_length, width + 256) + self.governor.max_draft_len + 1
         texts = Texts(num_rows, self._model.device, together=together)
         processors = RowProcessors()
         models, lookup = [], None
@@ -330,14 +339,14 @@ class GovernedGenerate:
             if isinstance(draft, str):
                 lookup = PromptLookup(number, num_rows, texts, self.governor.max_draft_len)
             else:
-                cached = CachedModel(draft, num_rows)
+                cached = CachedModel(draft, num_rows, capacity)
                 models.append(
                     ModelDraft(
                         number, cached, texts, processors, self.governor, bool(config.do_sample)
                     )
                 )
         return Decoding(
-            CachedModel(self._model, num_rows),
+            CachedModel(self._model, num_rows, capacity),
             texts,
             processors,
             Drafts(models, lookup, texts, self.governor),
