@@ -95,7 +95,8 @@ def run_jobs(
                 runs[name] = _timed_job(models, *modes[name], job)
                 bar.advance(task)
             plain = runs[PLAIN][0]
-            for name, (rows, seconds, counts) in runs.items():
+            for name in names:
+                rows, seconds, counts = runs[name]
                 tokens = sum(len(row) for row in rows)
                 equal = sum(torch.equal(a, b) for a, b in zip(rows, plain, strict=True))
                 log.add(name, MIXED, Run(MIXED, tokens, seconds, len(rows), equal, counts))

@@ -105,12 +105,14 @@ class Stock:
 
     def generate(self, inputs: Inputs) -> torch.Tensor:
         """Decode with `generate`."""
-        arguments = dict(self._arguments)
+        draft, arguments = self._models.draft, dict(self._arguments)
         if self._config is not None:
-            self._models.draft.generation_config = self._config
-            arguments["assistant_model"] = self._models.draft
+            arguments["assistant_model"] = draft
         is_there = candidate_generator.is_sklearn_available if self._refit else lambda: False
-        with patch.object(candidate_generator, "is_sklearn_available", is_there):
+        with (
+            patch.object(draft, "generation_config", self._config or draft.generation_config),
+            patch.object(candidate_generator, "is_sklearn_available", is_there),
+        ):
             out: torch.Tensor = self._models.target.generate(**inputs, **arguments)
         return out
 

@@ -189,7 +189,7 @@ def _note(
     runs: dict[int, Decoded],
 ) -> None:
     plain = runs[0][0]
-    for number, (out, seconds, counts) in runs.items():
+    for number, (out, seconds, counts) in sorted(runs.items()):
         equal = int(torch.equal(out, plain))
         run = Run(domain, out.shape[1] - prompt_len, seconds, 1, equal, counts)
         for name in _streams(todo[number], domain):

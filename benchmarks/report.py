@@ -32,22 +32,24 @@ class Ratio:
 
     Attributes:
         of_totals: tokens per second over all units, divided by the other mode's; the main number.
-        low: 2.5% bootstrap quantile of it.
-        high: 97.5% bootstrap quantile of it.
+        low: 2.5% bootstrap quantile of it; None where a group has one unit only.
+        high: 97.5% bootstrap quantile of it; likewise.
         median_of_pairs: median over the units of each unit's own ratio.
     """
 
     of_totals: float
-    low: float
-    high: float
+    low: float | None
+    high: float | None
     median_of_pairs: float
 
     def __str__(self) -> str:
         """The main number and its interval."""
+        if self.low is None or self.high is None:
+            return f"{self.of_totals:.3f} [too few units for an interval]"
         return f"{self.of_totals:.3f} [{self.low:.3f}, {self.high:.3f}]"
 
 
-def resamples(groups: Sequence[str], seed: int = 0) -> Ints:
+def resamples(groups: Sequence[str], seed: int = 0) -> Ints | None:
     """Bootstrap indices that keep the number of units of each group.
 
     Args:
@@ -55,10 +57,12 @@ def resamples(groups: Sequence[str], seed: int = 0) -> Ints:
         seed: of the draw; ratios of one benchmark share it.
 
     Returns:
-        (NUM_RESAMPLES, units) indices.
+        (NUM_RESAMPLES, units) indices; None where a group has one unit, which cannot vary.
     """
     rng = np.random.default_rng(seed)
     names = np.asarray(groups)
+    if np.unique(names, return_counts=True)[1].min() < 2:
+        return None
     index = np.empty((NUM_RESAMPLES, len(names)), np.int64)
     for name in np.unique(names):
         members = np.flatnonzero(names == name)
@@ -67,7 +71,7 @@ def resamples(groups: Sequence[str], seed: int = 0) -> Ints:
 
 
 def paired_ratio(
-    tokens: Floats, seconds: Floats, base_tokens: Floats, base_seconds: Floats, index: Ints
+    tokens: Floats, seconds: Floats, base_tokens: Floats, base_seconds: Floats, index: Ints | None
 ) -> Ratio:
     """Ratio of rates of two modes that decoded the same units.
 
@@ -76,15 +80,17 @@ def paired_ratio(
         seconds: (units,) of the mode.
         base_tokens: (units,) of the mode it is compared with.
         base_seconds: (units,) of the mode it is compared with.
-        index: (resamples, units) from `resamples`; units are resampled in pairs.
+        index: from `resamples`; units are resampled in pairs.
     """
+    totals = (tokens.sum() / seconds.sum()) / (base_tokens.sum() / base_seconds.sum())
+    median = np.median((tokens / seconds) / (base_tokens / base_seconds))
+    if index is None:
+        return Ratio(float(totals), None, None, float(median))
     boot = (tokens[index].sum(axis=1) / seconds[index].sum(axis=1)) / (
         base_tokens[index].sum(axis=1) / base_seconds[index].sum(axis=1)
     )
     low, high = np.quantile(boot, [0.025, 0.975])
-    pairs = (tokens / seconds) / (base_tokens / base_seconds)
-    totals = (tokens.sum() / seconds.sum()) / (base_tokens.sum() / base_seconds.sum())
-    return Ratio(float(totals), float(low), float(high), float(np.median(pairs)))
+    return Ratio(float(totals), float(low), float(high), float(median))
 
 
 def machine() -> dict[str, Any]:

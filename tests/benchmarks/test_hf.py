@@ -9,9 +9,10 @@ import torch
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from benchmarks.hf_batch import cut
-from benchmarks.hf_modes import Counts
-from benchmarks.hf_run import DOMAINS, MIXED, Log, Run, choose
+from benchmarks.hf_modes import Counts, Stock
+from benchmarks.hf_run import DOMAINS, MIXED, Log, Run, choose, inputs_of
 from benchmarks.hf_summary import gap, ratio, rows
+from flyball.demo.loader import load_demo
 
 
 def runs(seconds: dict[str, float], counts: Counts | None = None) -> list[Run]:
@@ -56,13 +57,19 @@ def test_ratio_of_totals_weighs_long_texts_and_the_median_does_not() -> None:
     found = ratio(fast, base)
     assert found.of_totals == pytest.approx(12 / 11)
     assert found.median_of_pairs == pytest.approx(2.0)
-    assert found.low <= found.of_totals <= found.high
+    assert found.low is not None and found.high is not None
+    assert found.low < found.of_totals < found.high
 
 
 def test_a_constant_ratio_has_no_width() -> None:
     base = runs({"code": 1.0, "tables": 3.0})
     found = ratio(runs({"code": 0.5, "tables": 1.5}), base)
     assert (found.low, found.of_totals, found.high) == pytest.approx((2.0, 2.0, 2.0))
+
+
+def test_one_unit_has_no_interval() -> None:
+    one = [Run("code", 100, 1.0, 1, 1, None)]
+    assert (ratio(one, one).of_totals, ratio(one, one).low) == (1.0, None)
 
 
 def test_rows_give_means_a_round() -> None:
@@ -89,3 +96,14 @@ def test_the_seed_chooses_prompts_and_the_stream_turns_in_segments() -> None:
     assert [d for d, _ in stream] == [d for _ in range(2) for d in DOMAINS for _ in range(2)]
     assert stream == choose(prompts, 4, seed=3) != choose(prompts, 4, seed=4)
     assert len(set(stream)) == 12
+
+
+def test_a_stock_mode_leaves_nothing_to_the_next() -> None:
+    models = load_demo()
+    before = models.draft.generation_config
+    runner = Stock(models, {"num_assistant_tokens_schedule": "heuristic"})
+    runner.generate(inputs_of(models, ["import os\n"], 12))
+    assert models.draft.generation_config is before
+    assert before.num_assistant_tokens is None
+    assert runner._config is not None
+    assert runner._config.num_assistant_tokens is not None
