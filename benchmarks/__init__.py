@@ -1,1 +1,1 @@
-"""One script a claim: prints a table, writes JSON."""
+"""Benchmarks, one script a claim; run from the project root, no part of the installed package."""
