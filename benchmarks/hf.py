@@ -27,7 +27,7 @@ COLUMNS = (
     "host_ms_per_round", "outside_forwards_ms_per_round", "num_equal_to_plain", "num_texts",
 )  # fmt: skip
 # Sizes a run: texts of a domain, new tokens, jobs, texts of a domain in a job, wanted tokens.
-FULL = (8, 160, 4, 8, hf_batch.WANTED_TOKENS)
+FULL = (8, 160, 3, 8, hf_batch.WANTED_TOKENS)
 QUICK = (2, 64, 1, 5, hf_batch.QUICK_WANTED_TOKENS)
 
 

@@ -178,7 +178,8 @@ def print_table(title: str, rows: Sequence[Mapping[str, Any]], columns: Sequence
     """Print the chosen columns of rows; missing values are left empty."""
     table = Table(title=title)
     for number, column in enumerate(columns):
-        table.add_column(column.replace("_", " "), justify="right" if number else "left")
+        justify: Any = "right" if number else "left"
+        table.add_column(column.replace("_", " "), justify=justify, no_wrap=not number)
     for row in rows:
         table.add_row(*(_cell(row.get(column)) for column in columns))
     Console(width=None if sys.stdout.isatty() else 130).print(table)

@@ -12,6 +12,7 @@ from benchmarks.hf_batch import cut
 from benchmarks.hf_modes import Counts, Stock
 from benchmarks.hf_run import DOMAINS, MIXED, Log, Run, choose, inputs_of
 from benchmarks.hf_summary import gap, ratio, rows
+
 from flyball.demo.loader import load_demo
 
 
