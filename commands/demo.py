@@ -19,6 +19,8 @@ from flyball.controller.errors import DemoError
 
 if TYPE_CHECKING:
     from flyball.demo.loader import DemoModels
+    from flyball.integrations.hf import GovernedGenerate
+    from flyball.integrations.hf.stats import RoundStats
 
 STATIC_LENGTHS = (0, 2, 3, 4, 6, 8, 12, 16)
 SEGMENT = 2  # texts of one domain before the stream turns to the next
@@ -39,6 +41,11 @@ class Trail:
     domain: list[str] = field(default_factory=list)
     drafted: list[int] = field(default_factory=list)
     accepted: list[int] = field(default_factory=list)
+
+    def note(self, stats: RoundStats) -> None:
+        """Take in a round."""
+        self.drafted.append(int(stats.draft_len[0]))
+        self.accepted.append(int(stats.num_accepted[0]))
 
 
 @dataclass
@@ -62,6 +69,9 @@ def demo(
     texts: Annotated[int, typer.Option(min=1, help="Texts of each domain.")] = 4,
     new_tokens: Annotated[int, typer.Option(min=1, help="Tokens to generate a text.")] = 160,
     picture: Annotated[Path, typer.Option(help="Where to write the picture.")] = Path("demo.png"),
+    trace: Annotated[Path, typer.Option(help="Folder for the governor's trace.")] = Path(
+        "demo-trace"
+    ),
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Decode a stream that changes domain in every mode, and compare tokens per second."""
@@ -69,6 +79,7 @@ def demo(
 
     from flyball.commands.demo_picture import draw
     from flyball.demo.loader import load_demo
+    from flyball.integrations.hf import govern
 
     if not picture.absolute().parent.is_dir() or picture.suffix not in (".png", ".pdf", ".svg"):
         raise DemoError(
@@ -80,7 +91,12 @@ def demo(
     with console.status("loading the demo models"):
         models = load_demo()
     trail = Trail()
-    tallies = run_stream(models, _modes(models, trail), trail, texts, new_tokens, console)
+    policy = {"version": 1, "trace": {"dir": str(trace)}}
+    with govern(
+        models.target, [models.draft, "prompt_lookup"], policy=policy, on_round=trail.note
+    ) as gov:
+        modes = _modes(models, gov)
+        tallies = run_stream(models, modes, trail, texts, new_tokens, console)
     if as_json:
         print(json.dumps(_summary(tallies, trail)))
     else:
@@ -88,17 +104,14 @@ def demo(
         _conclude(console, tallies)
     draw(picture, tallies, trail)
     console.print(f"Draft length and acceptance over time: {picture}")
+    console.print(f"The governor's rounds are recorded: flyball trace info {trace}")
 
 
-def _modes(models: DemoModels, trail: Trail) -> dict[str, Mode]:
+def _modes(models: DemoModels, gov: GovernedGenerate) -> dict[str, Mode]:
     """Every decoding mode as a function of the prompt's inputs, to which it adds its own."""
     from flyball.integrations.hf import govern
 
     target, draft = models.target, models.draft
-
-    def note(stats: Any) -> None:
-        trail.drafted.append(int(stats.draft_len[0]))
-        trail.accepted.append(int(stats.num_accepted[0]))
 
     def stock(**settings: Any) -> Mode:
         config = copy.deepcopy(draft.generation_config)
@@ -110,9 +123,10 @@ def _modes(models: DemoModels, trail: Trail) -> dict[str, Mode]:
 
         return run
 
-    def governed(policy: dict[str, Any] | None, on_round: Any = None) -> Mode:
-        gov = govern(target, draft_model=draft, policy=policy, on_round=on_round)
-        return lambda inputs: target.generate(**inputs, custom_generate=gov)
+    def static(length: int) -> Mode:
+        section = {"policy": "static", "draft_len": length}
+        gov = govern(target, [draft], policy={"version": 1, "length": section})
+        return lambda inputs: gov.generate(**inputs)
 
     modes: dict[str, Mode] = {
         PLAIN: lambda inputs: target.generate(**inputs),
@@ -120,9 +134,8 @@ def _modes(models: DemoModels, trail: Trail) -> dict[str, Mode]:
         "stock assisted, heuristic": stock(num_assistant_tokens_schedule="heuristic"),
     }
     for length in STATIC_LENGTHS:
-        section = {"policy": "static", "draft_len": length}
-        modes[f"static length {length}"] = governed({"version": 1, "length": section})
-    modes[GOVERNED] = governed(None, note)
+        modes[f"static length {length}"] = static(length)
+    modes[GOVERNED] = lambda inputs: gov.generate(**inputs)
     return modes
 
 

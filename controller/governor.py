@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +19,6 @@ from flyball.controller.guard import (
     Guard,
     check_lengths,
     check_stops,
-    sound_offer,
     sound_rows,
 )
 from flyball.controller.policy_file import PolicyFile
@@ -27,13 +27,14 @@ from flyball.estimators.drafts import NUM_STRENGTHS
 from flyball.estimators.slots import SlotArray
 from flyball.policies.length.base import LengthPolicy, Progress, RoundResult
 
+if TYPE_CHECKING:
+    from flyball.controller.recording import Recording
+
 __all__ = ["Cost", "DraftInfo", "Governor", "HostInfo", "Offer", "Outcomes", "Plan"]
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int32]
 Bools = NDArray[np.bool_]
-
-_COST_ROUNDS = 8  # rounds after which the plan follows what costs were measured
 
 
 @dataclass(slots=True)
@@ -41,8 +42,10 @@ class _Step:
     """What the governor remembers of the step it planned last."""
 
     step_id: int
-    context_len: Ints | None
-    num_waiting: int
+    slots: Ints
+    context_len: Ints | None = None
+    num_waiting: int = 0
+    planned: Ints | None = None  # (n,)
     look: Look | None = None  # None in a round without the policy
     survival: Floats | None = None  # of the drafts so far (n,)
     decision_s: float = 0.0
@@ -78,8 +81,9 @@ class Governor:
         self._num_slots = 0
         self._admitted_at = SlotArray(np.inf)  # step of admission; infinite while free
         self._num_steps = 0
-        self._step = _Step(0, None, 0)
+        self._step = _Step(0, np.zeros(0, np.int32))
         self._beliefs = Beliefs(host, self.max_draft_len, self.wants_confidence, self._guard)
+        self._recording = _open_recording(policy, host)
 
     @property
     def faults(self) -> dict[str, int]:
@@ -103,6 +107,8 @@ class Governor:
         slots = np.array([*reused, *fresh], np.int32)
         self._admitted_at.reset(slots)
         self._admitted_at.values[slots] = self._num_steps
+        if self._recording is not None:
+            self._recording.admit(slots)
         try:
             self._beliefs.admit(slots)
             self._guard.at_work = "admit"
@@ -140,7 +146,7 @@ class Governor:
             HostError: an offer is of no draft that makes offers.
         """
         self._num_steps += 1
-        self._step = step = _Step(self._num_steps, context_len, num_waiting)
+        self._step = step = _Step(self._num_steps, slots, context_len, num_waiting)
         nothing = np.zeros(len(slots), np.int32)
         if len(slots) == 0 or self._guard.benched(self._num_steps):
             return Plan(self._num_steps, nothing, nothing)
@@ -156,6 +162,7 @@ class Governor:
             self._fail(error)
             plan = Plan(self._num_steps, nothing, nothing)
         step.decision_s = self._clock() - started
+        step.planned = plan.draft_len
         return plan
 
     def _check_draft(self, draft: int, steps: bool) -> None:
@@ -167,15 +174,9 @@ class Governor:
             )
 
     def _sound_offers(self, offers: Sequence[Offer], num_requests: int) -> list[Offer]:
-        sound = []
         for offer in offers:
             self._check_draft(offer.draft, steps=False)
-            checked = sound_offer(offer, num_requests)
-            if checked is not offer:
-                self._guard.count("offers", "lengths or strengths that cannot be true")
-            if checked is not None:
-                sound.append(checked)
-        return sound
+        return self._guard.sound_offers(offers, num_requests)
 
     def _decide(self, look: Look) -> Plan:
         policy = self._policy or self._hire()
@@ -242,39 +243,17 @@ class Governor:
         current = self._admitted_at.values[outcomes.slots] < outcomes.step_id
         accepted = np.zeros(0, np.int32)
         try:
-            rows = self._sound_rows(outcomes, current)
+            rows = self._guard.sound_outcomes(outcomes, current, self.max_draft_len)
             if rows is not None:
                 accepted = rows.accepted
                 self._learn(rows)
             if cost is not None:
                 self._observe_cost(cost, accepted)
+            if rows is not None and self._recording is not None:
+                self._guard.at_work = "trace"
+                self._record(rows, cost)
         except Exception as error:
             self._fail(error)
-
-    def _sound_rows(self, outcomes: Outcomes, current: Bools) -> Outcomes | None:
-        """The rows that are current and can be true; None where nothing can be made of them."""
-        try:
-            sound = sound_rows(
-                outcomes.proposed, outcomes.accepted, outcomes.observed, self.max_draft_len
-            )
-            keep = current & sound
-        except (TypeError, ValueError) as error:
-            self._guard.count("outcomes", repr(error))
-            return None
-        if np.count_nonzero(keep) == len(keep):
-            return outcomes
-        if num_bad := int(np.count_nonzero(current & ~sound)):
-            self._guard.count("outcomes", "counts that cannot be true", num_bad)
-        confidence, draft = outcomes.confidence, outcomes.draft
-        return Outcomes(
-            outcomes.step_id,
-            outcomes.slots[keep],
-            outcomes.proposed[keep],
-            outcomes.accepted[keep],
-            outcomes.observed[keep],
-            None if confidence is None else confidence[keep],
-            None if draft is None else draft[keep],
-        )
 
     def _learn(self, rows: Outcomes) -> None:
         self._beliefs.note(
@@ -288,6 +267,18 @@ class Governor:
         if self._policy is not None:
             self._guard.at_work = "learn"
             self._policy.learn(RoundResult(rows.slots, rows.proposed, rows.accepted))
+
+    def _record(self, rows: Outcomes, cost: Cost | None) -> None:
+        step = self._step
+        present = step.step_id == rows.step_id and len(step.slots) == len(rows.slots)
+        assert self._recording is not None
+        self._recording.add(
+            rows,
+            cost,
+            step.planned if present else None,
+            step.context_len if present else None,
+            step.num_waiting,
+        )
 
     def _observe_cost(self, cost: Cost, accepted: Ints) -> None:
         step = self._step
@@ -341,4 +332,16 @@ class Governor:
             self._fail(error)
 
     def close(self) -> None:
-        """Nothing is held open yet; hosts call it when they are done."""
+        """Write out what is pending; hosts call it when they are done."""
+        if self._recording is not None:
+            self._recording.close()
+
+
+def _open_recording(policy: PolicyFile, host: HostInfo) -> Recording | None:
+    """A recording where the policy file asks for one."""
+    if policy.trace is None:
+        return None
+    from flyball.controller.recording import Recording
+
+    names = tuple(draft.name for draft in host.drafts)
+    return Recording(policy.trace.dir, host.engine_id, names, f"{policy.length.policy}/1")

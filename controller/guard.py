@@ -8,11 +8,12 @@ counted, and the first of a kind is logged.
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
-from flyball.controller.contract import Offer
+from flyball.controller.contract import Offer, Outcomes
 from flyball.estimators.drafts import NUM_STRENGTHS
 
 Ints = NDArray[np.int32]
@@ -61,6 +62,46 @@ class Guard:
     def benched(self, round_id: int) -> bool:
         """Whether a round has to do without the policy."""
         return round_id <= self._until
+
+    def sound_offers(self, offers: Sequence[Offer], num_requests: int) -> list[Offer]:
+        """The offers without what makes no sense, which is counted."""
+        sound = []
+        for offer in offers:
+            checked = sound_offer(offer, num_requests)
+            if checked is not offer:
+                self.count("offers", "lengths or strengths that cannot be true")
+            if checked is not None:
+                sound.append(checked)
+        return sound
+
+    def sound_outcomes(self, outcomes: Outcomes, current: Bools, limit: int) -> Outcomes | None:
+        """The rows that are current and can be true; None where nothing can be made of them.
+
+        Args:
+            outcomes: of a round (n,).
+            current: (n,) rows whose requests are still in their slots.
+            limit: largest draft length.
+        """
+        try:
+            sound = sound_rows(outcomes.proposed, outcomes.accepted, outcomes.observed, limit)
+            keep = current & sound
+        except (TypeError, ValueError) as error:
+            self.count("outcomes", repr(error))
+            return None
+        if np.count_nonzero(keep) == len(keep):
+            return outcomes
+        if num_bad := int(np.count_nonzero(current & ~sound)):
+            self.count("outcomes", "counts that cannot be true", num_bad)
+        confidence, draft = outcomes.confidence, outcomes.draft
+        return Outcomes(
+            outcomes.step_id,
+            outcomes.slots[keep],
+            outcomes.proposed[keep],
+            outcomes.accepted[keep],
+            outcomes.observed[keep],
+            None if confidence is None else confidence[keep],
+            None if draft is None else draft[keep],
+        )
 
 
 def check_lengths(draft_len: object, num_requests: int, limit: int) -> Ints:

@@ -34,14 +34,14 @@ class PromptLookup:
     text new n-grams overwrite old ones.
 
     Args:
-        draft: index among the host's drafts.
+        number: among the host's drafts.
         num_rows: most rows at a time.
         texts: of the batch.
         max_draft_len: tokens to propose.
     """
 
-    def __init__(self, draft: int, num_rows: int, texts: Texts, max_draft_len: int) -> None:
-        self._draft = draft
+    def __init__(self, number: int, num_rows: int, texts: Texts, max_draft_len: int) -> None:
+        self.number = number
         self._texts = texts
         self._ahead = np.arange(max_draft_len)
         self._powers = _powers()
@@ -87,7 +87,7 @@ class PromptLookup:
         index = start[:, None] + self._ahead % period[:, None]
         self.tokens = texts.host[rows[:, None], index]
         draft_len = np.where(any_found, len(self._ahead), 0)
-        return Offer(self._draft, draft_len.astype(np.int32), strength.astype(np.int32))
+        return Offer(self.number, draft_len.astype(np.int32), strength.astype(np.int32))
 
     def _windows(self, rows: Longs, columns: Longs) -> Longs:
         """The tokens (rows, c, longest) up to each column, latest first."""
