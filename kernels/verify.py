@@ -35,10 +35,10 @@ def verify_greedy(target_tokens: Longs, draft_tokens: Longs, draft_len: Longs) -
         num_accepted (requests,): the target's tokens up to and including this index are the
         emitted ones, the last of them the correction, or the bonus token after full acceptance.
     """
-    accept = target_tokens[:, :-1] == draft_tokens
-    accept &= np.arange(accept.shape[1]) < draft_len[:, None]
-    num_accepted: Longs = accept.cumprod(axis=1).sum(axis=1)
-    return num_accepted
+    # A miss at the end of every row, for argmax to find.
+    miss = np.ones(target_tokens.shape, np.bool_)
+    np.not_equal(target_tokens[:, :-1], draft_tokens, out=miss[:, :-1])
+    return np.minimum(miss.argmax(axis=1), draft_len)
 
 
 def verify_sampled(

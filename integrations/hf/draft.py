@@ -81,17 +81,16 @@ class ModelDraft:
         self._do_sample = do_sample
         self._seen: Longs = np.zeros(0, np.int64)  # tokens of each row in the cache
         self._fed: Longs = np.zeros(0, np.int64)  # drafted ones after them
+        self._drafted = False  # whether it proposed in the present round
 
     def add(self, rows: Longs) -> None:
         """New rows begin."""
         self._seen = np.concatenate([self._seen, np.zeros(len(rows), np.int64)])
-        self._fed = np.zeros_like(self._seen)
 
     def keep(self, moves: Moves) -> None:
         """Close up after rows have left."""
         self.cached.move_rows(moves.sources, moves.targets)
         self._seen = self._seen[moves.order]
-        self._fed = np.zeros_like(self._seen)
 
     @property
     def num_unread(self) -> int:
@@ -102,6 +101,10 @@ class ModelDraft:
     def room(self) -> Longs:
         """Tokens (rows,) that fit into the draft's context after the settled text."""
         return self.cached.context - self._texts.num_own
+
+    def share(self, draft: Ints, draft_len: Longs) -> Longs:
+        """Of draft_len (rows,), what rows that use this draft get from it (rows,)."""
+        return np.where(draft == self.number, np.clip(self.room, 0, draft_len), 0)
 
     def read(self, slots: Ints, rows: Bools) -> torch.Tensor:
         """Bring the cache of some rows up to the text, and others on the way as far as they come.
@@ -163,7 +166,7 @@ class ModelDraft:
 
     def propose(self, step_id: int, slots: Ints, draft_len: Longs) -> Proposal:
         """Draft up to draft_len (rows,) tokens for each row; they must fit into its context."""
-        self._fed = np.zeros_like(draft_len)
+        self._fed, self._drafted = np.zeros_like(draft_len), True
         drafted: list[torch.Tensor] = []
         probs: list[torch.Tensor] = []
         confidences: list[HostCopy] = []
@@ -219,6 +222,7 @@ class ModelDraft:
 
     def settle(self, num_accepted: Longs) -> None:
         """Keep what the cache holds of the accepted tokens (rows,)."""
-        self._seen = self._seen + np.minimum(num_accepted, self._fed)
-        self._fed = np.zeros_like(self._seen)
         self.has_read = False
+        if self._drafted:
+            self._seen = self._seen + np.minimum(num_accepted, self._fed)
+            self._drafted = False

@@ -10,6 +10,7 @@ from flyball.controller.governor import Governor, Offer, Plan
 from flyball.integrations.hf.device import upload
 from flyball.integrations.hf.draft import READ_EVERY, ModelDraft, Proposal
 from flyball.integrations.hf.lookup import PromptLookup
+from flyball.integrations.hf.processors import RowProcessors
 from flyball.integrations.hf.text import Moves, Texts
 
 Ints = NDArray[np.int32]
@@ -23,6 +24,7 @@ class Drafts:
         models: draft models, numbered from 0.
         lookup: prompt lookup, numbered after them; None without.
         texts: of the batch.
+        processors: of the batch.
         governor: told what the drafts not used would have done.
     """
 
@@ -31,11 +33,13 @@ class Drafts:
         models: list[ModelDraft],
         lookup: PromptLookup | None,
         texts: Texts,
+        processors: RowProcessors,
         governor: Governor,
     ) -> None:
         self._models = models
         self._lookup = lookup
         self._texts = texts
+        self._processors = processors
         self._governor = governor
 
     def add(self, rows: Longs) -> None:
@@ -54,7 +58,8 @@ class Drafts:
 
     def offers(self) -> list[Offer]:
         """What is proposed without running a model."""
-        return [] if self._lookup is None else [self._lookup.offer()]
+        offer = None if self._lookup is None else self._lookup.offer()
+        return [] if offer is None else [offer]
 
     @property
     def has_read(self) -> bool:
@@ -72,10 +77,10 @@ class Drafts:
         Returns:
             The proposal, the number of the model that drafted, and its steps; 0 where none did.
         """
-        result = self._look_up(plan, draft_len)
-        drafting, num_steps = 0, 0
+        drafting, num_steps, wanted = 0, 0, draft_len.any()
+        result = self._look_up(plan, draft_len) if wanted else None
         for model in self._models:
-            own = np.where(plan.draft == model.number, np.clip(model.room, 0, draft_len), 0)
+            own = model.share(plan.draft, draft_len) if wanted else draft_len
             if own.any():
                 proposal = model.propose(plan.step_id, slots, own)
                 result = proposal if result is None else _merge(proposal, result)
@@ -90,11 +95,12 @@ class Drafts:
     def _look_up(self, plan: Plan, draft_len: Longs) -> Proposal | None:
         if self._lookup is None:
             return None
-        own = np.where(plan.draft == self._lookup.number, draft_len, 0)
+        own: Longs = np.where(plan.draft == self._lookup.number, draft_len, 0)
         if not own.any():
             return None
         tokens = upload(self._lookup.tokens[:, : int(own.max())], self._texts.device)
-        self._texts.draft(0, tokens)
+        if not self._processors.prefix_free:
+            self._texts.draft(0, tokens)
         return Proposal(tokens, own)
 
     def settle(

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import torch
@@ -38,7 +38,8 @@ from flyball.integrations.hf.stats import GenerateStats, RoundStats
 from flyball.integrations.hf.text import Ending, Texts
 
 PROMPT_LOOKUP = "prompt_lookup"
-Draft = PreTrainedModel | str
+if TYPE_CHECKING:
+    Draft: TypeAlias = PreTrainedModel | str
 
 _in_use: weakref.WeakKeyDictionary[PreTrainedModel, threading.Lock] = weakref.WeakKeyDictionary()
 
@@ -334,7 +335,8 @@ class GovernedGenerate:
         capacity = min(first.ending.max_length, width + 256) + self.governor.max_draft_len + 1
         texts = Texts(num_rows, self._model.device, together=together)
         processors = RowProcessors()
-        models, lookup = [], None
+        models: list[ModelDraft] = []
+        lookup = None
         for number, draft in enumerate(self._drafts):
             if isinstance(draft, str):
                 lookup = PromptLookup(number, num_rows, texts, self.governor.max_draft_len)
@@ -349,7 +351,7 @@ class GovernedGenerate:
             CachedModel(self._model, num_rows, capacity),
             texts,
             processors,
-            Drafts(models, lookup, texts, self.governor),
+            Drafts(models, lookup, texts, processors, self.governor),
             self.governor,
             queue,
             config,

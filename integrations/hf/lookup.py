@@ -62,8 +62,11 @@ class PromptLookup:
         self._table[moves.targets] = self._table[moves.sources]
         self._indexed = self._indexed[moves.order]
 
-    def offer(self) -> Offer:
-        """What it proposes for each row now; the tokens (rows, max_draft_len) are in `tokens`."""
+    def offer(self) -> Offer | None:
+        """What it proposes for each row now, or None where it finds nothing for any of them.
+
+        The tokens (rows, max_draft_len) are then in `tokens`.
+        """
         texts = self._texts
         rows = np.arange(texts.num_rows)
         last = texts.num_tokens - 1
@@ -77,9 +80,11 @@ class PromptLookup:
             columns[row, place, None] + 1
         )
         self._indexed = last.copy()
-        found = self._table[rows[:, None], self._lengths, hashes[:, -1]].astype(np.int64)
+        found: Longs = self._table[rows[:, None], self._lengths, hashes[:, -1]].astype(np.int64)
         candidates = self._windows(rows[:, None, None], found - 1)
         same = ((candidates == windows[:, -1:]) | ~self._used).all(axis=-1) & (found > 0)
+        if not same.any():
+            return None
         strength = len(NGRAMS) - 1 - same[:, ::-1].argmax(axis=1)
         any_found = same.any(axis=1)
         start = np.where(any_found, found[rows, strength], last)
@@ -91,4 +96,5 @@ class PromptLookup:
 
     def _windows(self, rows: Longs, columns: Longs) -> Longs:
         """The tokens (rows, c, longest) up to each column, latest first."""
-        return self._texts.host[rows, np.maximum(columns[..., None] - self._back, 0)]
+        windows: Longs = self._texts.host[rows, np.maximum(columns[..., None] - self._back, 0)]
+        return windows

@@ -241,7 +241,9 @@ class Decoding:
         """Logits (rows, K + 1, vocab) after the last settled token and each drafted one."""
         texts = self._texts
         last = texts.host[np.arange(texts.num_rows), texts.num_tokens - 1]
-        block = torch.cat([upload(last[:, None], texts.device), proposal.tokens], dim=1)
+        block = upload(last[:, None], texts.device)
+        if proposal.tokens.shape[1]:
+            block = torch.cat([block, proposal.tokens], dim=1)
         return self._target.forward(block, texts.num_own - 1)
 
     def _judge(self, rows: Longs, logits: torch.Tensor, proposal: Proposal) -> _Verdict:
@@ -249,10 +251,10 @@ class Decoding:
         scores = self._processors(self._texts, rows, 0, logits)
         tokens = proposal.tokens
         if not self._do_sample:
-            best = scores.argmax(dim=-1)
-            host = HostCopy(torch.cat([best, tokens], dim=1)).get()
-            emitted, drafted = np.split(host, [best.shape[1]], axis=1)
-            accepted = verify_greedy(emitted, drafted, proposal.draft_len)
+            best, drafted = HostCopy(scores.argmax(dim=-1)), HostCopy(tokens)
+            emitted, accepted = best.get(), proposal.draft_len
+            if tokens.shape[1]:
+                accepted = verify_greedy(emitted, drafted.get(), accepted)
             return _Verdict(accepted, emitted, scores, None)
         p = scores.softmax(dim=-1)
         accepted_, following = verify_sampled(

@@ -89,6 +89,7 @@ class Processors:
         self._processors = LogitsProcessorList(
             _PrefixConstrained(p) if type(p) is constrained else p for p in processors
         )
+        self.used = len(self._processors) > 0
         self.prefix_free = all(type(p) in _PREFIX_FREE for p in processors)
 
     def __call__(
@@ -110,8 +111,6 @@ class Processors:
             (rows, width, vocab) in float32, where stock decoding processes its scores too.
         """
         scores = logits.float()
-        if not self._processors:
-            return scores
         rows, width, vocab = scores.shape
         if self.prefix_free:
             flat = scores.reshape(-1, vocab)
@@ -147,13 +146,17 @@ class RowProcessors:
 
     def __init__(self) -> None:
         self._by_row = np.zeros(0, object)
+        self._shared: Processors | None = None  # the one that serves all rows
         self.prefix_free = True
 
     def add(self, processors: Processors, num_rows: int) -> None:
         """The processors of new rows."""
         new = np.full(num_rows, processors, object)
         self._by_row = np.concatenate([self._by_row, new])
+        # What looks at scores alone is the same for all prompts of a call.
         self.prefix_free = self.prefix_free and processors.prefix_free
+        alone = self.prefix_free or len(self._by_row) == num_rows
+        self._shared = processors if alone or processors is self._shared else None
 
     def keep(self, order: Longs) -> None:
         """Keep the rows in this order (rows left,)."""
@@ -163,6 +166,8 @@ class RowProcessors:
         self, texts: Texts, rows: Longs, num_drafted: int | Longs, logits: torch.Tensor
     ) -> torch.Tensor:
         """Scores (r, width, vocab) of rows (r,) from logits after num_drafted drafted tokens."""
+        if self._shared is not None and not self._shared.used:
+            return logits.float()
         own = self._by_row[rows]
         prefix_len = texts.num_tokens[rows] + num_drafted
         if len(rows) == texts.num_rows:
@@ -170,10 +175,8 @@ class RowProcessors:
         else:
             tokens = texts.tokens[upload(rows, texts.device)]
         request = texts.request[rows]
-        if self.prefix_free or (own == own[0]).all():
-            # What looks at scores alone is the same for all prompts of a call.
-            scores: torch.Tensor = own[0](tokens, prefix_len, logits, request)
-            return scores
+        if self._shared is not None:
+            return self._shared(tokens, prefix_len, logits, request)
         parts = [
             p(tokens[i : i + 1], prefix_len[i : i + 1], logits[i : i + 1], request[i : i + 1])
             for i, p in enumerate(own)

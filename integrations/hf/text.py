@@ -103,6 +103,9 @@ class Texts:
         self._deadline = np.zeros(0)
         self._endings = np.zeros(0, object)  # of Ending
         self._asks = False  # whether any row has criteria of the caller
+        self._eos: list[int] = []  # the same for all rows
+        self._slack = 0  # columns that surely fit before any limit
+        self._next_deadline = np.inf
         self._last_end = 0  # where the longest of the rows that left has ended
         self.finished: Bools = np.zeros(0, np.bool_)
 
@@ -150,6 +153,9 @@ class Texts:
         self.finished = np.concatenate([self.finished, np.zeros(count, np.bool_)])
         self._endings = np.concatenate([self._endings, np.full(count, ending, object)])
         self._asks = self._asks or len(ending.others) > 0
+        self._eos = ending.eos.tolist()
+        self._slack = 0
+        self._next_deadline = min(self._next_deadline, ending.deadline)
         return rows
 
     def leave(self) -> Moves:
@@ -199,15 +205,24 @@ class Texts:
         if self.tokens.is_cuda:
             index = upload(columns, self.device)
             self.tokens[: self.num_rows].scatter_(1, index, upload(emitted, self.device))
+        self._slack -= width
+        is_end = [emitted == token for token in self._eos]
+        if (
+            self._slack > 0
+            and not self._asks
+            and self._next_deadline == np.inf
+            and not any(found.any() for found in is_end)
+        ):
+            self.num_tokens = self.num_tokens + count
+            return count
         new = np.arange(width) < count[:, None]
-        ends = columns + 1 >= self._limit[:, None]
-        for token in self._endings[0].eos.tolist():
-            ends |= emitted == token
+        ends = columns >= self._limit[:, None] - 1
+        for found in is_end:
+            ends |= found
         ends &= new
         if self._asks:
             ends |= self._ask_others(new)
-        late = time.time() > self._deadline
-        ends[:, 0] |= late & new[:, 0]
+        ends[:, 0] |= (time.time() > self._deadline) & new[:, 0]
         return self._settle(ends, count)
 
     def _ask_others(self, new: Bools) -> Bools:
@@ -231,6 +246,7 @@ class Texts:
         ended = ends.any(axis=1)
         if not ended.any():
             self.num_tokens = self.num_tokens + count
+            self._slack = int(self.remaining.min()) - 1
             return count
         after = ends.argmax(axis=1) + 1
         first = ended & (self._ends_at == 0)
