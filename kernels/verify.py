@@ -38,7 +38,8 @@ def verify_greedy(target_tokens: Longs, draft_tokens: Longs, draft_len: Longs) -
     # A miss at the end of every row, for argmax to find.
     miss = np.ones(target_tokens.shape, np.bool_)
     np.not_equal(target_tokens[:, :-1], draft_tokens, out=miss[:, :-1])
-    return np.minimum(miss.argmax(axis=1), draft_len)
+    num_accepted: Longs = np.minimum(miss.argmax(axis=1), draft_len)
+    return num_accepted
 
 
 def verify_sampled(

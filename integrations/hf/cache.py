@@ -57,6 +57,10 @@ class _Place:
 class _RowLayer(DynamicLayer):
     """One layer's keys and values in buffers (rows, heads, capacity, head size)."""
 
+    keys: torch.Tensor
+    values: torch.Tensor
+    is_initialized: bool
+
     def __init__(self, place: _Place) -> None:
         super().__init__()
         self._place = place
@@ -123,6 +127,8 @@ class RowCache(DynamicCache):
         num_rows: most rows at a time.
         capacity: columns to start with.
     """
+
+    layers: list[_RowLayer]
 
     def __init__(self, model: PreTrainedModel, num_rows: int, capacity: int) -> None:
         super().__init__(config=model.config)

@@ -78,7 +78,7 @@ class Drafts:
             The proposal, the number of the model that drafted, and its steps; 0 where none did.
         """
         drafting, num_steps, wanted = 0, 0, draft_len.any()
-        result = self._look_up(plan, draft_len) if wanted else None
+        result = looked_up = self._look_up(plan, draft_len) if wanted else None
         for model in self._models:
             own = model.share(plan.draft, draft_len) if wanted else draft_len
             if own.any():
@@ -90,6 +90,9 @@ class Drafts:
         if result is None:
             nothing = torch.zeros(len(draft_len), 0, dtype=torch.long, device=self._texts.device)
             result = Proposal(nothing, np.zeros_like(draft_len))
+        if looked_up is not None and not self._processors.prefix_free:
+            # A model writes for all rows as it goes along.
+            self._texts.draft(0, result.tokens)
         return result, drafting, num_steps
 
     def _look_up(self, plan: Plan, draft_len: Longs) -> Proposal | None:
@@ -99,8 +102,6 @@ class Drafts:
         if not own.any():
             return None
         tokens = upload(self._lookup.tokens[:, : int(own.max())], self._texts.device)
-        if not self._processors.prefix_free:
-            self._texts.draft(0, tokens)
         return Proposal(tokens, own)
 
     def settle(

@@ -7,24 +7,25 @@ batch shapes may tip the balance. Such a place is logged and the text is compare
 from __future__ import annotations
 
 import copy
-import logging
+import functools
 from typing import Any
 
 import pytest
 import torch
-from transformers import (
-    GPT2Config,
-    GPT2LMHeadModel,
-    Qwen2Config,
-    Qwen2ForCausalLM,
-    Qwen3Config,
-    Qwen3ForCausalLM,
-    StoppingCriteria,
-    StoppingCriteriaList,
+from hf_texts import (
+    SETTINGS,
+    assert_same,
+    pad_left,
+    plain,
+    random_models,
+    random_rows,
+    shuffle_drafts,
 )
+from transformers import StoppingCriteria, StoppingCriteriaList
 
 from flyball.demo.loader import DemoModels, load_demo
 from flyball.integrations.hf import GovernedGenerate, govern
+from flyball.integrations.hf.cache import RowCache
 
 DOMAINS = ("code", "prose", "tables")
 NEW_TOKENS = 200
@@ -33,44 +34,6 @@ POLICIES: dict[str, dict[str, Any]] = {
     "goodput": {"policy": "goodput"},
     "heuristic": {"policy": "heuristic", "start_draft_len": 5},
 }
-log = logging.getLogger(__name__)
-
-
-def pad_left(rows: list[torch.Tensor], pad: int) -> dict[str, torch.Tensor]:
-    width = max(len(row) for row in rows)
-    ids = torch.stack([torch.cat([row.new_full((width - len(row),), pad), row]) for row in rows])
-    mask = torch.stack([(torch.arange(width) >= width - len(row)).long() for row in rows])
-    return {"input_ids": ids, "attention_mask": mask}
-
-
-def plain(model: Any, row: torch.Tensor, **settings: Any) -> tuple[list[int], torch.Tensor]:
-    """Plain generate of one unpadded row: new tokens, and the gap between the two best logits."""
-    out = model.generate(
-        input_ids=row[None],
-        attention_mask=torch.ones_like(row)[None],
-        do_sample=False,
-        return_dict_in_generate=True,
-        output_scores=True,
-        **settings,
-    )
-    top = torch.stack(out.scores)[:, 0].topk(2).values
-    return out.sequences[0, len(row) :].tolist(), top[:, 0] - top[:, 1]
-
-
-def assert_same(
-    out: torch.Tensor,
-    prompt_width: int,
-    expected: list[tuple[list[int], torch.Tensor]],
-    tie: float,
-) -> None:
-    for number, (tokens, gap) in enumerate(expected):
-        got = out[number, prompt_width:].tolist()
-        for place, token in enumerate(tokens):
-            if got[place] == token:
-                continue
-            assert gap[place] < tie, f"row {number}, token {place}: {got[place]} != {token}"
-            log.warning("near tie: row %d, token %d, gap %.1e", number, place, gap[place])
-            break
 
 
 @pytest.fixture(scope="module", params=["float64", "float32"])
@@ -102,36 +65,6 @@ def test_demo_models(demo: DemoModels, governed: dict[str, GovernedGenerate], do
             assert_same(out, inputs["input_ids"].shape[1], expected[:batch_size], tie)
 
 
-def random_models(name: str) -> tuple[Any, Any]:
-    """Target of an architecture with random weights in float64, and a draft that resembles it."""
-    torch.manual_seed(3)
-    shape: dict[str, Any] = {"vocab_size": 64, "initializer_range": 0.15, "eos_token_id": 2}
-    wide = {
-        "hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 4,
-        "num_key_value_heads": 2, "pad_token_id": 0, "bos_token_id": 1, "num_hidden_layers": 3,
-    }  # fmt: skip
-    if name == "gpt2":
-        config = GPT2Config(n_embd=32, n_layer=3, n_head=4, pad_token_id=0, **shape)
-        target = GPT2LMHeadModel(config)
-    elif name == "qwen2":
-        target = Qwen2ForCausalLM(Qwen2Config(**wide, **shape))
-    else:
-        target = Qwen3ForCausalLM(Qwen3Config(head_dim=8, **wide, **shape))
-    target = target.double().eval()
-    draft = copy.deepcopy(target)
-    with torch.no_grad():
-        for weight in draft.parameters():
-            weight += 0.1 * weight.std().nan_to_num() * torch.randn_like(weight)
-    return target, draft
-
-
-def random_rows(count: int) -> list[torch.Tensor]:
-    generator = torch.Generator().manual_seed(5)
-    return [
-        torch.randint(3, 64, (4 + 5 * (i % 3) + i,), generator=generator) for i in range(count)
-    ]
-
-
 @pytest.mark.parametrize("name", ["gpt2", "qwen2", "qwen3"])
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
 def test_other_architectures(name: str, attention: str) -> None:
@@ -150,18 +83,6 @@ def test_other_architectures(name: str, attention: str) -> None:
             assert_same(out, inputs["input_ids"].shape[1], expected[:batch_size], 0.0)
 
 
-SETTINGS: dict[str, dict[str, Any]] = {
-    "repetition penalty": {"repetition_penalty": 1.4},
-    "no repeated n-grams": {"no_repeat_ngram_size": 2},
-    "least length": {"min_new_tokens": 50},
-    "bad words": {"bad_words_ids": [[5], [7, 9]]},
-    "forced end": {"forced_eos_token_id": 2},
-    "allowed by prefix": {
-        "prefix_allowed_tokens_fn": lambda row, ids: list(range(2 + (len(ids) + row) % 3, 64, 3))
-    },
-}
-
-
 @pytest.mark.parametrize("settings", SETTINGS.values(), ids=SETTINGS)
 @pytest.mark.parametrize("batch_size", [1, 4])
 def test_processors_see_each_positions_own_prefix(
@@ -176,6 +97,65 @@ def test_processors_see_each_positions_own_prefix(
             **inputs, max_new_tokens=60, do_sample=False, custom_generate=gov, **settings
         )
         assert out.tolist() == expected.tolist()
+
+
+DRAFTS: dict[str, Any] = {
+    "none": lambda draft: [],
+    "lookup": lambda draft: ["prompt_lookup"],
+    "model and lookup": lambda draft: [draft, "prompt_lookup"],
+    "two models and lookup": lambda draft: [draft, copy.deepcopy(draft), "prompt_lookup"],
+}
+
+
+@pytest.mark.parametrize("drafts", DRAFTS.values(), ids=DRAFTS)
+@pytest.mark.parametrize("settings", [{}, *SETTINGS.values()], ids=["plain", *SETTINGS])
+@pytest.mark.parametrize("batch_size", [1, 5])
+def test_drafts_that_change_from_round_to_round(
+    drafts: Any, settings: dict[str, Any], batch_size: int
+) -> None:
+    target, draft = random_models("qwen2")
+    inputs = pad_left(random_rows(batch_size), 0)
+    expected = target.generate(**inputs, max_new_tokens=60, do_sample=False, **settings)
+    for shuffled in (False, True):
+        gov = govern(target, drafts(draft))
+        if shuffled:
+            shuffle_drafts(gov, 6)
+        out = gov.generate(**inputs, max_new_tokens=60, do_sample=False, **settings)
+        assert out.tolist() == expected.tolist()
+
+
+def test_lookup_and_model_on_real_text(demo: DemoModels) -> None:
+    rows = [torch.tensor(demo.tokenizer(demo.prompts[d][0])["input_ids"]) for d in DOMAINS]
+    expected = [plain(demo.target, row, max_new_tokens=NEW_TOKENS) for row in rows]
+    gov = govern(demo.target, [demo.draft, "prompt_lookup"])
+    drafted = [0, 0]
+    gov._on_round = lambda stats: [
+        drafted.__setitem__(d, drafted[d] + int(k))
+        for d, k in zip(stats.draft.tolist(), stats.draft_len.tolist(), strict=True)
+    ]
+    inputs = pad_left(rows, 0)
+    out = gov.generate(**inputs, max_new_tokens=NEW_TOKENS, do_sample=False)
+    tie = 0.0 if demo.target.dtype == torch.float64 else TIE
+    assert_same(out, inputs["input_ids"].shape[1], expected, tie)
+    assert min(drafted) > 0  # both were used
+    assert gov.stats.num_accepted > 100
+
+
+def test_buffers_that_must_grow_all_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    target, draft = random_models("qwen2")
+    rows = random_rows(4)
+    expected = [plain(target, row, max_new_tokens=150) for row in rows]
+    gov = govern(target, [draft, "prompt_lookup"])
+    monkeypatch.setattr(RowCache, "__init__", functools.partialmethod(tiny_cache))
+    out = gov.generate(**pad_left(rows, 0), max_new_tokens=150, do_sample=False)
+    assert_same(out, max(len(row) for row in rows), expected, 0.0)
+
+
+make_cache = RowCache.__init__
+
+
+def tiny_cache(cache: RowCache, model: Any, num_rows: int, capacity: int) -> None:
+    make_cache(cache, model, num_rows, 1)
 
 
 class EndsAfterToken(StoppingCriteria):
