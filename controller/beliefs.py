@@ -136,6 +136,8 @@ class Beliefs:
         self._count("confidence", part.learn())
 
     def _count(self, kind: str, number: int) -> None:
+        if not isinstance(number, int):
+            raise BadAnswerError(f"expected a number of values, but got {number!r:.80}")
         if number:
             self._guard.count(kind, "values that are not between 0 and 1", number)
 

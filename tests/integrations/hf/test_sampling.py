@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
@@ -16,10 +17,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hf_texts import shuffle_drafts
 from scipy.stats import chi2
 from transformers import LogitsProcessorList, TemperatureLogitsWarper, TopPLogitsWarper
 
-from flyball.controller.governor import HostInfo
+from flyball.controller.governor import DraftInfo, HostInfo
 from flyball.controller.policy_file import load_policy
 from flyball.integrations.hf import loop
 from flyball.integrations.hf.draft import ModelDraft, Proposal
@@ -77,7 +79,6 @@ def draw_counts(gov: GovernedGenerate, model: Any, warp: dict[str, float]) -> np
     """How often each text was drawn, after warming the governor."""
     torch.manual_seed(7)
     counts = np.zeros(VOCAB**LENGTH)
-    place = VOCAB ** np.arange(LENGTH)[::-1]
     prompt = torch.tensor([PROMPT] * ROWS)
     for call in range(CALLS + 5):
         out = model.generate(
@@ -90,9 +91,26 @@ def draw_counts(gov: GovernedGenerate, model: Any, warp: dict[str, float]) -> np
             **warp,
         )
         if call >= 5:
-            texts = out[:, len(PROMPT) :].numpy() @ place
-            counts += np.bincount(texts, minlength=len(counts))
+            counts += count_texts(out.numpy())
     return counts
+
+
+def count_texts(texts: np.ndarray) -> np.ndarray:
+    place = VOCAB ** np.arange(LENGTH)[::-1]
+    return np.bincount(texts[:, len(PROMPT) :] @ place, minlength=VOCAB**LENGTH)
+
+
+def draw_counts_from_a_queue(
+    gov: GovernedGenerate, model: Any, warp: dict[str, float]
+) -> np.ndarray:
+    """The same where rows that end make room for the next prompts of a queue."""
+    torch.manual_seed(7)
+    settings = {"do_sample": True, "top_k": 0, **warp}
+    prompts, config = gov._prepare(PROMPT, LENGTH, settings)
+    with torch.inference_mode():
+        queue = deque([lambda: prompts] * (CALLS * ROWS))
+        texts = gov._decoding(ROWS, config, queue, prompts).run()
+    return count_texts(np.stack(texts))
 
 
 def p_value(counts: np.ndarray, probs: np.ndarray) -> float:
@@ -119,10 +137,12 @@ def pair(tiny: Any) -> tuple[Any, Any]:
     return target, draft
 
 
-def make_gov(pair: tuple[Any, Any], name: str) -> GovernedGenerate:
-    host = HostInfo("test", padded=name != "goodput_ragged")
+def make_gov(pair: tuple[Any, Any], name: str, lookup: bool = False) -> GovernedGenerate:
+    infos = (DraftInfo("model"), DraftInfo("prompt_lookup", steps=False))[: 1 + lookup]
+    host = HostInfo("test", padded=name != "goodput_ragged", drafts=infos)
     policy = load_policy({"version": 1, "length": POLICIES[name]})
-    gov = GovernedGenerate(pair[0], [pair[1]], policy, host)
+    drafts = [pair[1], "prompt_lookup"][: 1 + lookup]
+    gov = GovernedGenerate(pair[0], drafts, policy, host)
     gov.governor._beliefs._cost = SteppedCost()
     return gov
 
@@ -137,6 +157,27 @@ def test_texts_are_distributed_as_the_targets(
     pair: tuple[Any, Any], name: str, warp: dict[str, float]
 ) -> None:
     counts = draw_counts(make_gov(pair, name), pair[0], warp)
+    assert counts.sum() >= 200_000
+    assert p_value(counts, expected_probs(pair[0], warp)) > FALSE_ALARM_RATE
+
+
+@pytest.mark.parametrize("warp", WARPERS.values(), ids=WARPERS)
+@pytest.mark.parametrize("shuffled", [False, True], ids=["chosen", "shuffled"])
+def test_with_prompt_lookup_and_drafts_that_change(
+    pair: tuple[Any, Any], shuffled: bool, warp: dict[str, float]
+) -> None:
+    gov = make_gov(pair, "goodput", lookup=True)
+    if shuffled:
+        shuffle_drafts(gov, 4)
+    counts = draw_counts(gov, pair[0], warp)
+    assert p_value(counts, expected_probs(pair[0], warp)) > FALSE_ALARM_RATE
+
+
+def test_with_rows_that_come_and_go(pair: tuple[Any, Any]) -> None:
+    warp = WARPERS["temperature"]
+    gov = make_gov(pair, "goodput", lookup=True)
+    shuffle_drafts(gov, 4)
+    counts = draw_counts_from_a_queue(gov, pair[0], warp)
     assert counts.sum() >= 200_000
     assert p_value(counts, expected_probs(pair[0], warp)) > FALSE_ALARM_RATE
 
