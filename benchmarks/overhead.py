@@ -1,6 +1,8 @@
-"""What the governor's decisions cost, in microseconds of one CPU core.
+"""Claim: the governor's decisions cost microseconds.
 
-`python -m benchmarks.overhead [--quick] [--json FILE]`. A fake host hands in outcomes made
+python -m benchmarks.overhead [--quick] [--json FILE]
+
+A fake host hands in outcomes made
 beforehand: rounds of 1 to 6 observed tokens with confidences, longest draft 32, padded, with
 stops in mid-draft. Learning is gathered over rounds, hence mean and 99th percentile.
 """
@@ -8,9 +10,6 @@ stops in mid-draft. Learning is gathered over rounds, hence mean and 99th percen
 from __future__ import annotations
 
 import argparse
-import json
-import platform
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -21,6 +20,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks import report
 from flyball.controller.governor import Cost, DraftInfo, Governor, HostInfo, Offer, Outcomes
 from flyball.controller.policy_file import load_policy
 from flyball.policies.registry import LENGTH_POLICIES
@@ -51,13 +51,13 @@ class Host:
 
     def round(self) -> tuple[float, float]:
         """Seconds of `plan` and of `observe`."""
-        start = time.thread_time()
+        start = time.perf_counter()
         plan = self.governor.plan(self.slots, offers=self._offers)
-        plan_s = time.thread_time() - start
+        plan_s = time.perf_counter() - start
         outcomes, cost = self._outcomes(plan.step_id, plan.draft_len)
-        start = time.thread_time()
+        start = time.perf_counter()
         self.governor.observe(outcomes, cost)
-        return plan_s, time.thread_time() - start
+        return plan_s, time.perf_counter() - start
 
     def _outcomes(self, step_id: int, limit: NDArray[np.int32]) -> tuple[Outcomes, Cost]:
         n = len(limit)
@@ -82,9 +82,9 @@ class Host:
         for _ in range(max(1, repeats // 16)):
             plan = self.governor.plan(self.slots)
             for position in range(1, 17):
-                start = time.thread_time()
+                start = time.perf_counter()
                 self.governor.stop(plan.step_id, rows, position, confidence[position - 1])
-                times.append(time.thread_time() - start)
+                times.append(time.perf_counter() - start)
         return 1e6 * np.array(times)
 
     def read(self, repeats: int) -> Micros:
@@ -97,9 +97,9 @@ def timed(call: Callable[[], object], repeats: int) -> Micros:
     """Microseconds of each of many calls."""
     times = []
     for _ in range(repeats):
-        start = time.thread_time()
+        start = time.perf_counter()
         call()
-        times.append(time.thread_time() - start)
+        times.append(time.perf_counter() - start)
     return 1e6 * np.array(times)
 
 
@@ -155,18 +155,12 @@ def main() -> None:
     mean = {
         (row["policy"], row["requests"], row["offer"]): row["plan_observe_mean_us"] for row in rows
     }
-    result = {
-        "name": "overhead",
-        "machine": {"platform": platform.platform(), "cpu": platform.processor()},
-        "versions": {"python": sys.version.split()[0], "numpy": np.__version__},
-        "rows": rows,
-        "summary": {
-            "goodput_1_request_mean_us": mean["goodput", 1, False],
-            "goodput_256_requests_mean_us": mean["goodput", 256, False],
-        },
+    summary = {
+        "goodput_1_request_mean_us": mean["goodput", 1, False],
+        "goodput_256_requests_mean_us": mean["goodput", 256, False],
     }
-    if options.json:
-        options.json.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    report.print_summary(summary)
+    report.write("overhead", vars(options), rows, summary, options.json)
 
 
 if __name__ == "__main__":

@@ -16,10 +16,12 @@ def flyball(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture(scope="module")
 def result(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict, Path]:
-    picture = tmp_path_factory.mktemp("demo") / "demo.png"
+    folder = tmp_path_factory.mktemp("demo")
+    picture = folder / "demo.png"
     done = flyball(
-        "demo", "--texts", "1", "--new-tokens", "40", "--picture", str(picture), "--json"
-    )
+        "demo", "--texts", "1", "--new-tokens", "40", "--picture", str(picture),
+        "--trace", str(folder / "trace"), "--json",
+    )  # fmt: skip
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout), picture
 
@@ -37,6 +39,13 @@ def test_demo_draws_a_picture(result: tuple[dict, Path]) -> None:
     with Image.open(result[1]) as image:
         assert min(image.size) > 500
         assert len(image.convert("RGB").getcolors(maxcolors=2**24)) > 20
+
+
+def test_demo_records_its_rounds(result: tuple[dict, Path]) -> None:
+    done = flyball("trace", "info", str(result[1].parent / "trace"), "--json")
+    assert done.returncode == 0, done.stderr
+    info = json.loads(done.stdout)
+    assert info["requests"] == 4  # a text of each domain, and the one that warms up
 
 
 def test_mistakes_on_the_command_line_exit_with_2() -> None:
