@@ -28,7 +28,7 @@ def with_stop_strings(
         HostError: for settings that a governed `generate` does not take.
     """
     for name, remedy in _NOT_HERE.items():
-        if settings.get(name) is not None:
+        if settings.get(name) not in (None, False):
             raise HostError(f"expected no {name} for a governed generate; {remedy}")
     settings = dict(settings)
     config = settings.get("generation_config")

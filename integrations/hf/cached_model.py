@@ -77,8 +77,10 @@ class CachedModel:
         """
         width = tokens.shape[1]
         num_columns = self._cache.begin_step(lengths, width, tokens.device)
-        # Only columns that are not kept lie beyond the context.
-        positions = np.minimum(lengths[:, None] + np.arange(width), self.context - 1)
+        # A text may outgrow the context one token at a time, as in stock decoding; what is drafted
+        # behind it is not kept, and models with learned positions have none for it.
+        last = np.maximum(lengths, self.context - 1)[:, None]
+        positions = np.minimum(lengths[:, None] + np.arange(width), last)
         mask = self._mask(lengths, width, num_columns, tokens.device)
         logits = self._run(tokens, upload(positions, tokens.device), mask, num_logits)
         return logits[:, -num_logits:]
@@ -133,4 +135,6 @@ class CachedModel:
             )
             self._causal = triangle.triu_(self._causal_room + 1)
         first = self._causal_room - past
-        return self._causal[None, None, :width, first : first + num_columns]
+        window = self._causal[None, None, :width, first : first + num_columns]
+        # Attention kernels of a GPU want aligned rows, which they see to in a tensor of its own.
+        return window.contiguous() if window.is_cuda else window

@@ -42,6 +42,12 @@ def check_model(model: PreTrainedModel, role: str) -> None:
             f"expected a {role} that takes position_ids, but {name} does not; "
             "generate without custom_generate"
         )
+    places = {str(place) for place in (getattr(model, "hf_device_map", None) or {}).values()}
+    if len(places) > 1:
+        raise HostError(
+            f"expected the {role} on one device, but it is on {', '.join(sorted(places))}; "
+            "generate without custom_generate"
+        )
     if model.device.type not in ("cpu", "cuda"):
         raise HostError(f"expected the {role} on cpu or cuda, but it is on {model.device.type}")
     if model.config.model_type in _COLUMN_ATTENTION or getattr(model.config, "alibi", False):
@@ -152,18 +158,28 @@ def check_many(
                 f"expected prompts of at least one token id each, but number {number} is not; "
                 "pass tokenizer(texts)['input_ids']"
             )
-    config = settings.get("generation_config")
-    for name, usual in (("num_return_sequences", 1), ("return_dict_in_generate", False)):
-        if settings.get(name, getattr(config, name, None)) not in (usual, None):
-            raise HostError(f"expected {name}={usual} with a queue of prompts; use generate")
-    if max_new_tokens is None or isinstance(max_new_tokens, int):
-        return [max_new_tokens] * len(prompts)
+    if settings.get("streamer") is not None:
+        raise HostError("expected no streamer with a queue of prompts; use generate")
+    if max_new_tokens is None:
+        return [None] * len(prompts)
+    if not isinstance(max_new_tokens, Sequence):
+        return [int(max_new_tokens)] * len(prompts)
     if len(max_new_tokens) != len(prompts):
         raise HostError(
             f"expected one max_new_tokens for each of {len(prompts)} prompts, "
             f"but got {len(max_new_tokens)}"
         )
-    return list(max_new_tokens)
+    return [int(limit) for limit in max_new_tokens]
+
+
+def check_prepared(input_ids: torch.Tensor, config: GenerationConfig) -> None:
+    """Refuse settings for one prompt of a queue that make more of it than one text."""
+    if len(input_ids) != 1:
+        raise HostError("expected num_return_sequences=1 with a queue of prompts; use generate")
+    if config.return_dict_in_generate:
+        raise HostError(
+            "expected return_dict_in_generate=False with a queue of prompts; use generate"
+        )
 
 
 def check_call(

@@ -126,7 +126,7 @@ class ModelDraft:
         columns = (texts.num_padding + self._seen)[:, None] + np.arange(width)
         index = np.minimum(columns, texts.host.shape[1] - 1)
         tokens = texts.host[np.arange(texts.num_rows)[:, None], index]
-        logits = self.cached.forward(upload(tokens, texts.device), self._seen)
+        logits = self._forward(upload(tokens, texts.device), 0)
         if width == 1:
             self._seen = self._seen + lag
             return logits[:, 0]
@@ -136,6 +136,11 @@ class ModelDraft:
         self._seen = self._seen + lag
         rows_, last = np.arange(texts.num_rows), np.maximum(lag - 1, 0)
         return logits[upload(rows_, texts.device), upload(last, texts.device)]
+
+    def _forward(self, tokens: torch.Tensor, ahead: int | Longs) -> torch.Tensor:
+        # A row that fills the context takes no more part; it gives its last column.
+        lengths = np.minimum(self._seen + ahead, self.cached.context - 1)
+        return self.cached.forward(tokens, lengths)
 
     def _read_prompts(self, rows: Longs) -> None:
         """Read the prompts of rows (r,) but for their last tokens."""
@@ -153,13 +158,14 @@ class ModelDraft:
         known = known & (columns >= texts.prompt_len[:, None])
         rows = np.arange(texts.num_rows)
         first = self._seen - texts.num_own + 1
-        scores = self._processors(texts, rows, first, logits[:, :-1])
+        scores = self._processors(texts, rows, first, logits[:, :-1], known)
         index = np.minimum(columns, texts.host.shape[1] - 1)
         settled = texts.host[rows[:, None], index]
         if self._do_sample:
             wanted = upload(settled[..., None], texts.device)
             q = HostCopy(scores.softmax(dim=-1).gather(2, wanted).squeeze(2)).get()
-            match = np.minimum(q / texts.probs[rows[:, None], index], 1.0)
+            p = np.where(known, texts.probs[rows[:, None], index], 1.0)
+            match = np.minimum(q / p, 1.0)
         else:
             match = (HostCopy(scores.argmax(dim=-1)).get() == settled).astype(np.float64)
         self._governor.read(slots, np.where(known, match, np.nan), self.number)
@@ -191,7 +197,7 @@ class ModelDraft:
             going_on = draft_len > position
             if not going_on.any():
                 break
-            logits = self.cached.forward(drafted[-1], self._seen + self._fed, 1)[:, 0]
+            logits = self._forward(drafted[-1], self._fed)[:, 0]
             self._fed = self._fed + going_on
         return Proposal(
             tokens=torch.cat(drafted, dim=1),

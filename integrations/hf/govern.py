@@ -27,15 +27,17 @@ from flyball.controller.errors import HostError
 from flyball.controller.governor import DraftInfo, Governor, HostInfo
 from flyball.controller.policy_file import PolicyFile, load_policy
 from flyball.integrations.hf.arguments import with_stop_strings
-from flyball.integrations.hf.cached_model import CachedModel
-from flyball.integrations.hf.checks import check_call, check_many, check_model, check_pair
-from flyball.integrations.hf.draft import ModelDraft
-from flyball.integrations.hf.drafts import Drafts
-from flyball.integrations.hf.lookup import PromptLookup
-from flyball.integrations.hf.loop import Decoding, Prompts
-from flyball.integrations.hf.processors import Processors, RowProcessors
+from flyball.integrations.hf.assemble import Call, assemble
+from flyball.integrations.hf.checks import (
+    check_call,
+    check_many,
+    check_model,
+    check_pair,
+    check_prepared,
+)
+from flyball.integrations.hf.loop import Decoding
+from flyball.integrations.hf.prompts import Prompts
 from flyball.integrations.hf.stats import GenerateStats, RoundStats
-from flyball.integrations.hf.text import Ending, Texts
 
 PROMPT_LOOKUP = "prompt_lookup"
 if TYPE_CHECKING:
@@ -228,7 +230,7 @@ class GovernedGenerate:
         """
         settings = with_stop_strings(settings, stop_strings, tokenizer)
         limits = check_many(prompts, batch_size, max_new_tokens, settings)
-        if not prompts:
+        if len(prompts) == 0:
             return []
 
         def prepare(number: int) -> tuple[Prompts, GenerationConfig]:
@@ -240,8 +242,7 @@ class GovernedGenerate:
             for number in range(1, len(prompts)):
                 queue.append(functools.partial(lambda n: prepare(n)[0], number))
             with torch.inference_mode():
-                decoding = self._decoding(min(batch_size, len(prompts)), config, queue, first)
-                texts = decoding.run()
+                texts = self._assemble(min(batch_size, len(prompts)), config, queue, first).run()
         return [torch.from_numpy(text).to(self._model.device) for text in texts]
 
     def _prepare(
@@ -259,7 +260,8 @@ class GovernedGenerate:
             **model_kwargs: Any,
         ) -> torch.Tensor:
             check_call(self._model, model, input_ids, generation_config, model_kwargs)
-            prompts = _prompts(
+            check_prepared(input_ids, generation_config)
+            prompts = Prompts.prepared(
                 input_ids, None, logits_processor, stopping_criteria, generation_config
             )
             prepared.append((prompts, generation_config))
@@ -289,17 +291,19 @@ class GovernedGenerate:
                 raise HostError(f"expected one text with a streamer, but got {rows}; leave it out")
             token_streamer.put(input_ids.cpu())
         mask = model_kwargs.get("attention_mask")
-        prompts = _prompts(input_ids, mask, logits_processor, stopping_criteria, generation_config)
-        on_token = None if token_streamer is None else token_streamer.put
+        prompts = Prompts.prepared(
+            input_ids, mask, logits_processor, stopping_criteria, generation_config
+        )
+        on_token = None if token_streamer is None else functools.partial(_put, token_streamer)
         with torch.inference_mode():
             queue: deque[Callable[[], Prompts]] = deque([lambda: prompts])
-            decoding = self._decoding(
+            decoding = self._assemble(
                 rows,
                 generation_config,
                 queue,
                 prompts,
                 on_token,
-                together=not len(prompts.ending.eos),
+                together=rows > 1 and not len(prompts.ending.eos),
             )
             texts = decoding.run()
         # Outside of inference mode, so that callers get ordinary tensors.
@@ -318,43 +322,22 @@ class GovernedGenerate:
             logits=decoding.logits.result(new) if decoding.logits else None,
         )
 
-    def _decoding(
+    def _assemble(
         self,
         num_rows: int,
         config: GenerationConfig,
         queue: deque[Callable[[], Prompts]],
         first: Prompts,
-        on_token: Callable[[torch.Tensor], Any] | None = None,
+        on_token: Callable[[int], None] | None = None,
         *,
         together: bool = False,
     ) -> Decoding:
-        """The loop of one call, with its caches and drafts."""
         self._stats.num_calls += 1
-        # Room for the first texts and the widest block, but not for a limit set far too high.
-        width = first.tokens.shape[1]
-        capacity = min(first.ending.max_length, width + 256) + self.governor.max_draft_len + 1
-        texts = Texts(num_rows, self._model.device, together=together)
-        processors = RowProcessors()
-        models: list[ModelDraft] = []
-        lookup = None
-        for number, draft in enumerate(self._drafts):
-            if isinstance(draft, str):
-                lookup = PromptLookup(number, num_rows, texts, self.governor.max_draft_len)
-            else:
-                cached = CachedModel(draft, num_rows, capacity)
-                models.append(
-                    ModelDraft(
-                        number, cached, texts, processors, self.governor, bool(config.do_sample)
-                    )
-                )
-        return Decoding(
-            CachedModel(self._model, num_rows, capacity),
-            texts,
-            processors,
-            Drafts(models, lookup, texts, processors, self.governor),
+        return assemble(
+            self._model,
+            self._drafts,
             self.governor,
-            queue,
-            config,
+            Call(num_rows, config, queue, first, together),
             self._stats,
             self._on_round,
             on_token,
@@ -377,21 +360,6 @@ class GovernedGenerate:
             lock.release()
 
 
-def _prompts(
-    input_ids: torch.Tensor,
-    mask: torch.Tensor | None,
-    logits_processor: LogitsProcessorList,
-    stopping_criteria: StoppingCriteriaList,
-    config: GenerationConfig,
-) -> Prompts:
-    num_padding = (
-        np.zeros(len(input_ids), np.int64)
-        if mask is None
-        else (input_ids.shape[1] - mask.sum(dim=1)).cpu().numpy()
-    )
-    return Prompts(
-        tokens=input_ids.cpu().numpy(),
-        num_padding=num_padding,
-        ending=Ending.prepared(stopping_criteria, config),
-        processors=Processors(logits_processor),
-    )
+def _put(streamer: BaseStreamer, token: int) -> None:
+    with torch.inference_mode(False):
+        streamer.put(torch.tensor([token]))

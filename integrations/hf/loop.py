@@ -6,7 +6,6 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -18,31 +17,15 @@ from flyball.integrations.hf.cached_model import CachedModel
 from flyball.integrations.hf.device import HostCopy, RoundClock, upload
 from flyball.integrations.hf.draft import Proposal
 from flyball.integrations.hf.drafts import Drafts
-from flyball.integrations.hf.processors import Processors, RowProcessors
+from flyball.integrations.hf.processors import RowProcessors
+from flyball.integrations.hf.prompts import Prompts
 from flyball.integrations.hf.scores import TokenScores
 from flyball.integrations.hf.stats import GenerateStats, RoundStats
-from flyball.integrations.hf.text import Ending, Texts
+from flyball.integrations.hf.text import Texts
 from flyball.kernels.verify import verify_greedy, verify_sampled
 
 Ints = NDArray[np.int32]
 Longs = NDArray[np.int64]
-
-
-@dataclass(frozen=True)
-class Prompts:
-    """Texts to generate, as transformers prepared them.
-
-    Attributes:
-        tokens: (texts, prompt) token ids, padded on the left.
-        num_padding: (texts,) columns of padding.
-        ending: when they end.
-        processors: of their logits.
-    """
-
-    tokens: Longs
-    num_padding: Longs
-    ending: Ending
-    processors: Processors
 
 
 @dataclass(frozen=True)
@@ -89,7 +72,7 @@ class Decoding:
         config: GenerationConfig,
         stats: GenerateStats,
         on_round: Callable[[RoundStats], None] | None = None,
-        on_token: Callable[[torch.Tensor], Any] | None = None,
+        on_token: Callable[[int], None] | None = None,
     ) -> None:
         self._target = target
         self._texts = texts
@@ -184,7 +167,8 @@ class Decoding:
             context_len=texts.num_own.astype(np.int32),
             num_waiting=len(self._queue),
         )
-        wanted = np.minimum(plan.draft_len.astype(np.int64), np.maximum(texts.remaining - 1, 0))
+        room = np.minimum(texts.remaining - 1, self._target.context - texts.num_own)
+        wanted = np.minimum(plan.draft_len.astype(np.int64), np.maximum(room, 0))
         clock.mark()
         before = self._drafts.forward_s
         proposal, drafting, num_steps = self._drafts.propose(plan, slots, wanted)
@@ -248,8 +232,9 @@ class Decoding:
 
     def _judge(self, rows: Longs, logits: torch.Tensor, proposal: Proposal) -> _Verdict:
         """Compare drafts (r, K) with the target's logits (r, K + 1, vocab)."""
-        scores = self._processors(self._texts, rows, 0, logits)
         tokens = proposal.tokens
+        present = np.arange(logits.shape[1]) <= proposal.draft_len[:, None]
+        scores = self._processors(self._texts, rows, 0, logits, present)
         if not self._do_sample:
             best, drafted = HostCopy(scores.argmax(dim=-1)), HostCopy(tokens)
             emitted, accepted = best.get(), proposal.draft_len
@@ -290,7 +275,7 @@ class Decoding:
             self.logits.add(logits.float(), texts.request[rows], first[rows], kept[rows])
         if self._on_token is not None:
             for token in emitted[0, : kept[0]].tolist():
-                self._on_token(torch.tensor([token]))
+                self._on_token(token)
         self._stats.num_tokens += int(kept.sum())
         return kept
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -13,6 +15,7 @@ from flyball.integrations.hf.device import upload
 from flyball.integrations.hf.text import Texts
 
 Longs = NDArray[np.int64]
+Bools = NDArray[np.bool_]
 
 # These look at the scores alone, so one call serves all rows and positions.
 _PREFIX_FREE = frozenset(
@@ -44,25 +47,65 @@ _STATEFUL = frozenset(
 class _PrefixConstrained:
     """`prefix_allowed_tokens_fn` for some rows of a batch, each under its own number.
 
+    Behind a drafted token it may allow nothing (behind an end token, say); nothing is masked then,
+    since the text does not get there.
+
     Args:
         processor: transformers' processor, which numbers the rows it gets from 0.
+
+    Attributes:
+        rows: (r,) numbers of the rows to come.
+        settled: (r,) whether their prefixes are settled text, without drafted tokens.
     """
 
     def __init__(self, processor: logits_process.PrefixConstrainedLogitsProcessor) -> None:
         self._allowed = processor._prefix_allowed_tokens_fn
-        self.rows: NDArray[np.intp] = np.zeros(0, np.intp)
+        self.rows: Longs = np.zeros(0, np.int64)
+        self.settled: Bools = np.zeros(0, np.bool_)
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
         mask = torch.full_like(scores, -torch.inf)
         for place, row in enumerate(self.rows.tolist()):
             allowed = self._allowed(row, input_ids[place])
-            if len(allowed) == 0:
+            if len(allowed) == 0 and not self.settled[place]:
+                allowed = slice(None)
+            elif len(allowed) == 0:
                 raise HostError(
                     f"expected prefix_allowed_tokens_fn to allow a token, but it allows none for "
                     f"row {row} after {input_ids.shape[1]} tokens; return the end token there"
                 )
             mask[place, allowed] = 0
         return scores + mask
+
+
+@dataclass(frozen=True)
+class Block:
+    """Positions of some rows, one after the other.
+
+    Attributes:
+        tokens: (rows, columns) settled and drafted text of each row from column 0.
+        prefix_len: (rows,) tokens before the first position; position j follows j more.
+        present: (rows, width) positions that there are; nobody reads the scores of others.
+        num_settled: (rows,) tokens of the settled text.
+        number: (rows,) under which `prefix_allowed_tokens_fn` knows each row.
+    """
+
+    tokens: torch.Tensor
+    prefix_len: Longs
+    present: Bools
+    num_settled: Longs
+    number: Longs
+
+    def row(self, i: int) -> Block:
+        """One row of it."""
+        one = slice(i, i + 1)
+        return Block(
+            self.tokens[one],
+            self.prefix_len[one],
+            self.present[one],
+            self.num_settled[one],
+            self.number[one],
+        )
 
 
 class Processors:
@@ -92,48 +135,28 @@ class Processors:
         self.used = len(self._processors) > 0
         self.prefix_free = all(type(p) in _PREFIX_FREE for p in processors)
 
-    def __call__(
-        self,
-        tokens: torch.Tensor,
-        prefix_len: Longs,
-        logits: torch.Tensor,
-        request: Longs,
-    ) -> torch.Tensor:
-        """Scores from logits.
-
-        Args:
-            tokens: (rows, columns) settled and drafted text of each row from column 0.
-            prefix_len: (rows,) tokens before the first position of the block.
-            logits: (rows, width, vocab); position j of row i follows prefix_len[i] + j tokens.
-            request: (rows,) the number under which `prefix_allowed_tokens_fn` knows each row.
-
-        Returns:
-            (rows, width, vocab) in float32, where stock decoding processes its scores too.
-        """
-        scores = logits.float()
+    def __call__(self, block: Block, scores: torch.Tensor) -> torch.Tensor:
+        """Process scores (rows, width, vocab) of a block of positions."""
         rows, width, vocab = scores.shape
         if self.prefix_free:
             flat = scores.reshape(-1, vocab)
-            processed: torch.Tensor = self._processors(tokens[:, :1], flat)
+            processed: torch.Tensor = self._processors(block.tokens[:, :1], flat)
             return processed.view(rows, width, vocab)
-        return self._by_prefix_length(tokens, prefix_len, scores, request)
+        return self._by_prefix_length(block, scores)
 
-    def _by_prefix_length(
-        self, tokens: torch.Tensor, prefix_len: Longs, scores: torch.Tensor, request: Longs
-    ) -> torch.Tensor:
+    def _by_prefix_length(self, block: Block, scores: torch.Tensor) -> torch.Tensor:
         """One call for each distinct prefix length, with the rows that have it."""
-        width = scores.shape[1]
-        result = torch.empty_like(scores)
-        for length in range(int(prefix_len.min()), int(prefix_len.max()) + width):
-            column = length - prefix_len
-            members = np.flatnonzero((column >= 0) & (column < width))
-            if len(members) == 0:
-                continue
+        result = scores.clone()
+        lengths = block.prefix_len[:, None] + np.arange(scores.shape[1])
+        for length in np.unique(lengths[block.present]).tolist():
+            members, column = np.nonzero((lengths == length) & block.present)
             for processor in self._processors:
                 if isinstance(processor, _PrefixConstrained):
-                    processor.rows = request[members]
-            rows, columns = (upload(x, scores.device) for x in (members, column[members]))
-            result[rows, columns] = self._processors(tokens[rows, :length], scores[rows, columns])
+                    processor.rows = block.number[members]
+                    processor.settled = block.num_settled[members] >= length
+            rows, columns = (upload(x, scores.device) for x in (members, column))
+            prefixes = block.tokens[rows, :length]
+            result[rows, columns] = self._processors(prefixes, scores[rows, columns])
         return result
 
 
@@ -163,22 +186,42 @@ class RowProcessors:
         self._by_row = self._by_row[order]
 
     def __call__(
-        self, texts: Texts, rows: Longs, num_drafted: int | Longs, logits: torch.Tensor
+        self,
+        texts: Texts,
+        rows: Longs,
+        num_drafted: int | Longs,
+        logits: torch.Tensor,
+        present: Bools | None = None,
     ) -> torch.Tensor:
-        """Scores (r, width, vocab) of rows (r,) from logits after num_drafted drafted tokens."""
+        """Scores from logits.
+
+        Args:
+            texts: of the batch.
+            rows: (r,) rows to process.
+            num_drafted: drafted tokens before the block, of all rows or of each (r,); negative
+                within the settled text.
+            logits: (r, width, vocab).
+            present: (r, width) positions that there are; all by default.
+
+        Returns:
+            (r, width, vocab) in float32, where stock decoding processes its scores too.
+        """
+        scores = logits.float()
         if self._shared is not None and not self._shared.used:
-            return logits.float()
-        own = self._by_row[rows]
-        prefix_len = texts.num_tokens[rows] + num_drafted
+            return scores
         if len(rows) == texts.num_rows:
             tokens = texts.tokens[: len(rows)]
         else:
             tokens = texts.tokens[upload(rows, texts.device)]
-        request = texts.request[rows]
+        settled = texts.num_tokens[rows]
+        block = Block(
+            tokens,
+            settled + num_drafted,
+            np.ones(logits.shape[:2], np.bool_) if present is None else present,
+            settled,
+            texts.number[rows],
+        )
         if self._shared is not None:
-            return self._shared(tokens, prefix_len, logits, request)
-        parts = [
-            p(tokens[i : i + 1], prefix_len[i : i + 1], logits[i : i + 1], request[i : i + 1])
-            for i, p in enumerate(own)
-        ]
-        return torch.cat(parts)
+            return self._shared(block, scores)
+        own = self._by_row[rows]
+        return torch.cat([p(block.row(i), scores[i : i + 1]) for i, p in enumerate(own)])

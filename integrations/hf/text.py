@@ -84,6 +84,7 @@ class Texts:
         probs: (max_rows, capacity) the target's probability of each settled token, under
             sampling.
         request: (rows,) number of the request in each row.
+        number: (rows,) of the text among those that were prepared together.
         num_tokens: (rows,) columns that are settled, padding included.
         num_padding: (rows,) columns of left padding.
         prompt_len: (rows,) columns of the prompt, padding included.
@@ -98,7 +99,8 @@ class Texts:
         self.host: Longs = np.zeros((num_rows, 0), np.int64)
         self.probs = np.ones((num_rows, 0), np.float32)
         nobody = np.zeros(0, np.int64)
-        self.request, self.num_tokens, self.num_padding, self.prompt_len = (nobody,) * 4
+        self.request, self.number = nobody, nobody
+        self.num_tokens, self.num_padding, self.prompt_len = nobody, nobody, nobody
         self._limit, self._ends_at = nobody, nobody
         self._deadline = np.zeros(0)
         self._endings = np.zeros(0, object)  # of Ending
@@ -145,6 +147,7 @@ class Texts:
         if self.tokens.is_cuda:
             self.tokens[rows[0] : rows[0] + count, :width] = upload(prompts, self.device)
         self.request = np.concatenate([self.request, request])
+        self.number = np.concatenate([self.number, np.arange(count)])
         self.num_padding = np.concatenate([self.num_padding, num_padding])
         for name, value in (("num_tokens", width), ("prompt_len", width), ("_limit", limit)):
             setattr(self, name, np.concatenate([getattr(self, name), np.full(count, value)]))
@@ -171,7 +174,7 @@ class Texts:
             self.tokens[upload(holes, self.device)] = self.tokens[upload(movers, self.device)]
         self._last_end = max(self._last_end, int(self._ends_at[gone].max(initial=0)))
         for name in (
-            "request", "num_tokens", "num_padding", "prompt_len", "finished",
+            "request", "number", "num_tokens", "num_padding", "prompt_len", "finished",
             "_limit", "_deadline", "_ends_at", "_endings",
         ):  # fmt: skip
             setattr(self, name, getattr(self, name)[order])
@@ -212,6 +215,7 @@ class Texts:
             and not self._asks
             and self._next_deadline == np.inf
             and not any(found.any() for found in is_end)
+            and not self._together
         ):
             self.num_tokens = self.num_tokens + count
             return count
@@ -244,7 +248,7 @@ class Texts:
 
     def _settle(self, ends: Bools, count: Longs) -> Longs:
         ended = ends.any(axis=1)
-        if not ended.any():
+        if not ended.any() and not self._together:
             self.num_tokens = self.num_tokens + count
             self._slack = int(self.remaining.min()) - 1
             return count

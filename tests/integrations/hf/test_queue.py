@@ -71,7 +71,8 @@ def test_one_limit_for_all_and_no_prompts() -> None:
         ([torch.tensor([[3, 4]])], {}, "number 0 is not"),
         ([[3]], {"batch_size": 0}, "batch_size of at least 1"),
         ([[3], [4]], {"max_new_tokens": [5]}, "each of 2 prompts, but got 1"),
-        ([[3]], {"num_return_sequences": 2}, "num_return_sequences=1"),
+        ([[3]], {"num_return_sequences": 2, "do_sample": True}, "num_return_sequences=1"),
+        ([[3]], {"streamer": 1}, "no streamer"),
         ([[3]], {"return_dict_in_generate": True}, "return_dict_in_generate=False"),
     ],
 )

@@ -109,7 +109,7 @@ def draw_counts_from_a_queue(
     prompts, config = gov._prepare(PROMPT, LENGTH, settings)
     with torch.inference_mode():
         queue = deque([lambda: prompts] * (CALLS * ROWS))
-        texts = gov._decoding(ROWS, config, queue, prompts).run()
+        texts = gov._assemble(ROWS, config, queue, prompts).run()
     return count_texts(np.stack(texts))
 
 
@@ -251,7 +251,7 @@ def residual_of_another_q(
 def mutant(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     import sys
 
-    module = sys.modules["flyball.integrations.hf.govern"]
+    module = sys.modules["flyball.integrations.hf.assemble"]
     if request.param == "drawn_token":
         monkeypatch.setattr(module, "ModelDraft", TrimsOnDrawnToken)
     elif request.param == "argmax_afterwards":

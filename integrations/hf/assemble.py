@@ -1,0 +1,89 @@
+"""The loop of one call, with its buffers, caches and drafts."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from transformers import GenerationConfig, PreTrainedModel
+
+from flyball.controller.governor import Governor
+from flyball.integrations.hf.cached_model import CachedModel
+from flyball.integrations.hf.draft import ModelDraft
+from flyball.integrations.hf.drafts import Drafts
+from flyball.integrations.hf.lookup import PromptLookup
+from flyball.integrations.hf.loop import Decoding
+from flyball.integrations.hf.processors import RowProcessors
+from flyball.integrations.hf.prompts import Prompts
+from flyball.integrations.hf.stats import GenerateStats, RoundStats
+from flyball.integrations.hf.text import Texts
+
+_ROOM = 256  # new tokens that a cache has room for at first
+
+
+@dataclass(frozen=True)
+class Call:
+    """What a call asks for.
+
+    Attributes:
+        num_rows: most texts at a time.
+        config: prepared generation config.
+        queue: makes the prompts to come.
+        first: the first of them.
+        together: all rows go on until the last has ended.
+    """
+
+    num_rows: int
+    config: GenerationConfig
+    queue: deque[Callable[[], Prompts]]
+    first: Prompts
+    together: bool
+
+
+def assemble(
+    model: PreTrainedModel,
+    drafts: Sequence[PreTrainedModel | str],
+    governor: Governor,
+    call: Call,
+    stats: GenerateStats,
+    on_round: Callable[[RoundStats], None] | None,
+    on_token: Callable[[int], None] | None,
+) -> Decoding:
+    """Everything that lives as long as one call.
+
+    Args:
+        model: the target.
+        drafts: models, and "prompt_lookup".
+        governor: decides.
+        call: what is asked for.
+        stats: sums to add to.
+        on_round: called after every round.
+        on_token: called with every token of the first row.
+    """
+    # Room for the first texts and the widest block, but not for a limit set far too high.
+    width = min(call.first.ending.max_length, call.first.tokens.shape[1] + _ROOM)
+    capacity = width + governor.max_draft_len + 1
+    texts = Texts(call.num_rows, model.device, together=call.together)
+    processors = RowProcessors()
+    models: list[ModelDraft] = []
+    lookup = None
+    for number, draft in enumerate(drafts):
+        if isinstance(draft, str):
+            lookup = PromptLookup(number, call.num_rows, texts, governor.max_draft_len)
+        else:
+            cached = CachedModel(draft, call.num_rows, capacity)
+            do_sample = bool(call.config.do_sample)
+            models.append(ModelDraft(number, cached, texts, processors, governor, do_sample))
+    return Decoding(
+        CachedModel(model, call.num_rows, capacity),
+        texts,
+        processors,
+        Drafts(models, lookup, texts, processors, governor),
+        governor,
+        call.queue,
+        call.config,
+        stats,
+        on_round,
+        on_token,
+    )

@@ -1,0 +1,53 @@
+"""Prompts as transformers prepared them for one call."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from transformers import GenerationConfig, LogitsProcessorList, StoppingCriteriaList
+
+from flyball.integrations.hf.processors import Processors
+from flyball.integrations.hf.text import Ending
+
+Longs = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """Texts to generate, as transformers prepared them.
+
+    Attributes:
+        tokens: (texts, prompt) token ids, padded on the left.
+        num_padding: (texts,) columns of padding.
+        ending: when they end.
+        processors: of their logits.
+    """
+
+    tokens: Longs
+    num_padding: Longs
+    ending: Ending
+    processors: Processors
+
+    @classmethod
+    def prepared(
+        cls,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor | None,
+        logits_processor: LogitsProcessorList,
+        stopping_criteria: StoppingCriteriaList,
+        config: GenerationConfig,
+    ) -> Prompts:
+        """From what transformers hands to a decoding callable; no mask, no padding."""
+        if attention_mask is None:
+            num_padding = np.zeros(len(input_ids), np.int64)
+        else:
+            num_padding = (input_ids.shape[1] - attention_mask.sum(dim=1)).cpu().numpy()
+        return cls(
+            tokens=input_ids.cpu().numpy(),
+            num_padding=num_padding,
+            ending=Ending.prepared(stopping_criteria, config),
+            processors=Processors(logits_processor),
+        )
