@@ -18,6 +18,7 @@ from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 
 from flyball.controller.errors import HostError
 
+PROMPT_LOOKUP = "prompt_lookup"
 _ATTENTION = ("sdpa", "eager")
 # Local attention by cache column, which masked holes shift.
 _COLUMN_ATTENTION = frozenset({"gpt_neo"})
@@ -113,7 +114,30 @@ def check_cache(cache: Any, role: str) -> None:
         )
 
 
-def check_pair(model: PreTrainedModel, draft_model: PreTrainedModel) -> None:
+def check_list(drafts: Any) -> None:
+    """Refuse a draft in place of a list of drafts."""
+    if isinstance(drafts, PreTrainedModel | str):
+        raise HostError(
+            f"expected a list of drafts, but got {type(drafts).__name__}; write drafts=[...]"
+        )
+
+
+def check_drafts(model: PreTrainedModel, drafts: Sequence[Any]) -> None:
+    """Refuse drafts that cannot draft for the model."""
+    for draft in drafts:
+        if isinstance(draft, str) and draft != PROMPT_LOOKUP:
+            raise HostError(
+                f"expected a model or '{PROMPT_LOOKUP}' as draft, but got '{draft}'; "
+                "load the model first"
+            )
+        if not isinstance(draft, str):
+            check_model(draft, "draft")
+            _check_pair(model, draft)
+    if sum(isinstance(draft, str) for draft in drafts) > 1:
+        raise HostError(f"expected '{PROMPT_LOOKUP}' once among the drafts; leave one out")
+
+
+def _check_pair(model: PreTrainedModel, draft_model: PreTrainedModel) -> None:
     """Refuse a draft that speaks other tokens than the target."""
     sizes = [m.get_input_embeddings().weight.shape[0] for m in (model, draft_model)]
     if sizes[0] != sizes[1]:

@@ -30,16 +30,16 @@ from flyball.integrations.hf.arguments import with_stop_strings
 from flyball.integrations.hf.assemble import Call, assemble
 from flyball.integrations.hf.checks import (
     check_call,
+    check_drafts,
+    check_list,
     check_many,
     check_model,
-    check_pair,
     check_prepared,
 )
 from flyball.integrations.hf.loop import Decoding
 from flyball.integrations.hf.prompts import Prompts
 from flyball.integrations.hf.stats import GenerateStats, RoundStats
 
-PROMPT_LOOKUP = "prompt_lookup"
 if TYPE_CHECKING:
     Draft: TypeAlias = PreTrainedModel | str
 
@@ -73,14 +73,10 @@ def govern(
         HostError: the models cannot be governed; the message says why and what to do.
         PolicyFileError: the policy cannot be used; likewise.
     """
-    if isinstance(drafts, PreTrainedModel | str):
-        raise HostError(
-            f"expected a list of drafts, but got {type(drafts).__name__}; write drafts=[...]"
-        )
-    names = [draft if isinstance(draft, str) else f"model {i}" for i, draft in enumerate(drafts)]
+    check_list(drafts)
     infos = tuple(
-        DraftInfo(name, steps=not isinstance(draft, str))
-        for name, draft in zip(names, drafts, strict=True)
+        DraftInfo(draft, steps=False) if isinstance(draft, str) else DraftInfo(f"model {number}")
+        for number, draft in enumerate(drafts)
     )
     host = HostInfo(engine_id="transformers", drafts=infos)
     return GovernedGenerate(model, drafts, load_policy(policy), host, on_round)
@@ -105,17 +101,7 @@ class GovernedGenerate:
         on_round: Callable[[RoundStats], None] | None = None,
     ) -> None:
         check_model(model, "target")
-        for draft in drafts:
-            if isinstance(draft, str) and draft != PROMPT_LOOKUP:
-                raise HostError(
-                    f"expected a model or '{PROMPT_LOOKUP}' as draft, but got '{draft}'; "
-                    "load the model first"
-                )
-            if not isinstance(draft, str):
-                check_model(draft, "draft")
-                check_pair(model, draft)
-        if sum(isinstance(draft, str) for draft in drafts) > 1:
-            raise HostError(f"expected '{PROMPT_LOOKUP}' once among the drafts; leave one out")
+        check_drafts(model, drafts)
         self._model = model
         self._drafts = tuple(drafts)
         self._on_round = on_round
@@ -163,15 +149,9 @@ class GovernedGenerate:
         Returns:
             (rows, length) token ids, or the usual output class if the configuration asks for it.
         """
+        prepared = (input_ids, logits_processor, stopping_criteria, generation_config)
         with self._exclusive():
-            return self._decode(
-                model,
-                input_ids,
-                logits_processor,
-                stopping_criteria,
-                generation_config,
-                **model_kwargs,
-            )
+            return self._decode(model, *prepared, **model_kwargs)
 
     def generate(
         self,
@@ -239,8 +219,9 @@ class GovernedGenerate:
         with self._exclusive():
             first, config = prepare(0)
             queue: deque[Callable[[], Prompts]] = deque([lambda: first])
-            for number in range(1, len(prompts)):
-                queue.append(functools.partial(lambda n: prepare(n)[0], number))
+            queue.extend(
+                functools.partial(lambda n: prepare(n)[0], n) for n in range(1, len(prompts))
+            )
             with torch.inference_mode():
                 texts = self._assemble(min(batch_size, len(prompts)), config, queue, first).run()
         return [torch.from_numpy(text).to(self._model.device) for text in texts]
