@@ -25,7 +25,7 @@ Ints = NDArray[np.int32]
 NUM_STRENGTHS = 8  # cells of how well founded an offer is
 _OFFER_POSITIONS = 8  # positions of an offer told apart; later ones are like the last
 _ROUNDS = 16  # rounds after which a journal is due; sooner after new requests
-_ROWS = 1024  # rows after which it is due sooner
+_ROWS = 4096  # rows after which it is due sooner
 _NOT_GIVEN = -1.0  # in place of a confidence
 
 
@@ -243,6 +243,14 @@ class SteppingDraft:
         return int(np.count_nonzero(sure != _NOT_GIVEN) - np.count_nonzero(known))
 
 
+def _offer_prior() -> Floats:
+    """Hazards believed in at first: each token that agreed makes the next one surer."""
+    agreed = np.arange(NUM_STRENGTHS)[:, None] + np.arange(_OFFER_POSITIONS)
+    # From a quarter after one token to nine tenths after twelve.
+    hazard: Floats = -np.log(1.0 - 0.75 / (1.0 + 0.6 * agreed.ravel()))
+    return hazard
+
+
 class OfferDraft:
     """Beliefs about a draft whose proposals are known before the round (prompt lookup).
 
@@ -254,9 +262,7 @@ class OfferDraft:
     """
 
     def __init__(self, max_draft_len: int) -> None:
-        self._acceptance = AcceptanceEstimator(
-            np.full(NUM_STRENGTHS * _OFFER_POSITIONS, FLAT_PRIOR)
-        )
+        self._acceptance = AcceptanceEstimator(_offer_prior())
         self._journal = Journal(0)
         self._lengths = np.arange(max_draft_len + 1)
         self._derive()

@@ -233,7 +233,9 @@ class Decoding:
     def _judge(self, rows: Longs, logits: torch.Tensor, proposal: Proposal) -> _Verdict:
         """Compare drafts (r, K) with the target's logits (r, K + 1, vocab)."""
         tokens = proposal.tokens
-        present = np.arange(logits.shape[1]) <= proposal.draft_len[:, None]
+        present = None
+        if not self._processors.plain:
+            present = np.arange(logits.shape[1]) <= proposal.draft_len[:, None]
         scores = self._processors(self._texts, rows, 0, logits, present)
         if not self._do_sample:
             best, drafted = HostCopy(scores.argmax(dim=-1)), HostCopy(tokens)

@@ -165,12 +165,13 @@ class RowProcessors:
 
     Attributes:
         prefix_free: whether all look at scores alone.
+        plain: whether there are none, so that scores are the logits.
     """
 
     def __init__(self) -> None:
         self._by_row = np.zeros(0, object)
         self._shared: Processors | None = None  # the one that serves all rows
-        self.prefix_free = True
+        self.prefix_free = self.plain = True
 
     def add(self, processors: Processors, num_rows: int) -> None:
         """The processors of new rows."""
@@ -178,6 +179,7 @@ class RowProcessors:
         self._by_row = np.concatenate([self._by_row, new])
         # What looks at scores alone is the same for all prompts of a call.
         self.prefix_free = self.prefix_free and processors.prefix_free
+        self.plain = self.plain and not processors.used
         alone = self.prefix_free or len(self._by_row) == num_rows
         self._shared = processors if alone or processors is self._shared else None
 
@@ -207,7 +209,7 @@ class RowProcessors:
             (r, width, vocab) in float32, where stock decoding processes its scores too.
         """
         scores = logits.float()
-        if self._shared is not None and not self._shared.used:
+        if self.plain:
             return scores
         if len(rows) == texts.num_rows:
             tokens = texts.tokens[: len(rows)]
