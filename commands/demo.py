@@ -132,6 +132,9 @@ def _modes(models: DemoModels, gov: GovernedGenerate) -> dict[str, Mode]:
         PLAIN: lambda inputs: target.generate(**inputs),
         "stock assisted": stock(),
         "stock assisted, heuristic": stock(num_assistant_tokens_schedule="heuristic"),
+        "stock prompt lookup": lambda inputs: target.generate(
+            **inputs, prompt_lookup_num_tokens=10
+        ),
     }
     for length in STATIC_LENGTHS:
         modes[f"static length {length}"] = static(length)

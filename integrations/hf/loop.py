@@ -186,11 +186,9 @@ class Decoding:
 
         accepted = np.minimum(verdict.num_accepted, kept)
         outcomes = _outcomes(plan, slots, proposal, accepted, kept)
-        # Reading a prompt is no measure of a draft step.
-        cost = (
-            None
-            if has_read
-            else Cost(
+        cost = None
+        if not has_read:  # reading a prompt is no measure of a draft step
+            cost = Cost(
                 step_id=plan.step_id,
                 step_s=step_s,
                 batch_size=len(slots),
@@ -200,9 +198,10 @@ class Decoding:
                 draft_s=draft_s,
                 verify_s=verify_s,
             )
-        )
         self._governor.observe(outcomes, cost)
-        self._count(proposal, accepted, kept)
+        self._stats.num_rounds += 1
+        self._stats.num_drafted += int(proposal.draft_len.sum())
+        self._stats.num_accepted += int(accepted.sum())
         if self._on_round is not None:
             self._on_round(
                 RoundStats(
@@ -215,11 +214,6 @@ class Decoding:
                     verify_s=verify_s,
                 )
             )
-
-    def _count(self, proposal: Proposal, accepted: Longs, kept: Longs) -> None:
-        self._stats.num_rounds += 1
-        self._stats.num_drafted += int(proposal.draft_len.sum())
-        self._stats.num_accepted += int(accepted.sum())
 
     def _verify(self, proposal: Proposal) -> torch.Tensor:
         """Logits (rows, K + 1, vocab) after the last settled token and each drafted one."""
