@@ -148,7 +148,7 @@ def write(
     result = {
         "name": name,
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "arguments": dict(arguments),
+        "arguments": {name: value for name, value in arguments.items() if name != "json"},
         "machine": machine(),
         "versions": versions(),
         "rows": list(rows),
