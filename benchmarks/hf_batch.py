@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -110,8 +111,7 @@ def _modes(models: DemoModels) -> dict[str, tuple[Runner, Callable[[Job], Rows]]
         waiting[f"{STATIC} {k}"] = static(models, k)
     waiting[GOVERNED] = governed(models)
     modes: dict[str, tuple[Runner, Callable[[Job], Rows]]] = {
-        name: (runner, lambda job, runner=runner: _waiting(runner, job))  # type: ignore[misc]
-        for name, runner in waiting.items()
+        name: (runner, partial(_waiting, runner)) for name, runner in waiting.items()
     }
     many = governed(models)
     modes[GENERATE_MANY] = (many, lambda job: _many(many, job))

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import functools
 import gc
-import inspect
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -50,6 +50,8 @@ def probe(models: DemoModels, runner: Runner, inputs: Inputs) -> Counts:
 def _watched(model: Any, spent: list[float], widths: list[int]) -> Iterator[None]:
     forward = model.forward
 
+    # transformers looks at the signature to see which arguments a model takes.
+    @functools.wraps(forward)
     def watched(*args: Any, **kwargs: Any) -> Any:
         _synchronize(model.device)
         start = time.perf_counter()
@@ -59,8 +61,6 @@ def _watched(model: Any, spent: list[float], widths: list[int]) -> Iterator[None
         widths.append(result.logits.shape[1])
         return result
 
-    # transformers looks at the signature to see which arguments a model takes.
-    watched.__signature__ = inspect.signature(forward)  # type: ignore[attr-defined]
     model.forward = watched
     try:
         yield

@@ -11,6 +11,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol
 from unittest.mock import patch
 
@@ -220,7 +221,7 @@ def single_modes(models: DemoModels) -> list[Mode]:
     for k in LOOKUP_LENS:
         modes.append(stock(f"prompt lookup {k}", prompt_lookup_num_tokens=k))
     for k in STATIC_LENS:
-        modes.append(Mode(f"{STATIC} {k}", lambda k=k: static(models, k)))  # type: ignore[misc]
+        modes.append(Mode(f"{STATIC} {k}", partial(static, models, k)))
     return [
         *modes,
         Mode(GOVERNED_RANDOM, lambda: Ours(models, [untrained]), learns=True, by_domain=False),

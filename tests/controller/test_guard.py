@@ -55,7 +55,7 @@ FAULTS: list[tuple[str, Callable[..., Any]]] = [
 class Flaky(Goodput):
     """Goodput, with faults switched on from outside; every bench makes a new one of them."""
 
-    faults: dict[str, Callable[..., Any]] = {}  # noqa: RUF012
+    faults: dict[str, Callable[..., Any]] = {}
     num_injected = 0
 
     def _or_fault(self, name: str, healthy: Callable[..., Any], argument: Any) -> Any:
