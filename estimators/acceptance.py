@@ -91,19 +91,6 @@ class AcceptanceEstimator:
         result: Floats = self._frailty.values[slots]
         return result
 
-    def acceptance(self, slots: Slots, cells: Cells) -> Floats:
-        """Probability that a token is accepted, given that all before it were.
-
-        Args:
-            slots: (n,) requests.
-            cells: (c,) the same cells for all requests, or (n, c).
-
-        Returns:
-            (n, c) probabilities.
-        """
-        result: Floats = np.exp(-self.frailty(slots)[:, None] * self.hazard[cells])
-        return result
-
     def update(
         self, slots: Slots, cells: Cells, rejected: Floats, seen: Slots, num_rounds: int = 1
     ) -> None:

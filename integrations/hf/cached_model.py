@@ -64,16 +64,15 @@ class CachedModel:
             logits = logits[:, wanted]
         return logits[torch.arange(len(rows), device=tokens.device), upload(place, tokens.device)]
 
-    def forward(self, tokens: torch.Tensor, lengths: Longs, num_logits: int = 0) -> torch.Tensor:
+    def forward(self, tokens: torch.Tensor, lengths: Longs) -> torch.Tensor:
         """Feed one block of columns.
 
         Args:
             tokens: (rows, width) token ids; a row may end in columns that it does not keep.
             lengths: (rows,) tokens that each row has in the cache.
-            num_logits: how many of the last columns need logits; 0 for all.
 
         Returns:
-            (rows, num_logits, vocab) logits.
+            (rows, width, vocab) logits.
         """
         width = tokens.shape[1]
         num_columns = self._cache.begin_step(lengths, width, tokens.device)
@@ -82,8 +81,7 @@ class CachedModel:
         last = np.maximum(lengths, self.context - 1)[:, None]
         positions = np.minimum(lengths[:, None] + np.arange(width), last)
         mask = self._mask(lengths, width, num_columns, tokens.device)
-        logits = self._run(tokens, upload(positions, tokens.device), mask, num_logits)
-        return logits[:, -num_logits:]
+        return self._run(tokens, upload(positions, tokens.device), mask, 0)
 
     def move_rows(self, sources: Longs, targets: Longs) -> None:
         """Copy rows (m,) over others."""
