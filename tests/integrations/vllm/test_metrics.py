@@ -143,8 +143,10 @@ def test_at_most_one_write_an_interval_and_the_last_status_is_never_lost(
 
     monkeypatch.setattr(publishing, "write_to_textfile", counting)
     publisher = Publisher("0", interval_s=3600.0)
+    assert publisher.wanted
     publisher.publish(status(1))
     assert wrote.wait(timeout=60.0)
+    assert not publisher.wanted
     assert rounds(file_registry(tmp_path), "0") == 1
     for num_rounds in range(2, 1000):
         publisher.publish(status(num_rounds))
