@@ -7,6 +7,7 @@ again after a pause.
 
 from __future__ import annotations
 
+import math
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
@@ -16,9 +17,11 @@ import numpy as np
 
 from flyball.controller.governor import Governor
 from flyball.controller.guard import Guard
+from flyball.controller.metrics import Mode, Status
 from flyball.controller.policy_file import PolicyFile
 from flyball.integrations.vllm.flights import Counts, Course, Flight, all_outcomes
 from flyball.integrations.vllm.ledger import Ledger
+from flyball.integrations.vllm.metrics import Publisher
 from flyball.integrations.vllm.step_costs import StepCosts
 from flyball.integrations.vllm.traits import EngineTraits
 
@@ -66,6 +69,8 @@ class Pilot:
         self._guard = Guard()
         self._lengths = np.array(traits.draft_lens, np.int32)
         self._finds_less = traits.may_find_less and not traits.asynchronous
+        self._publisher = Publisher(str(traits.engine))
+        self._publish()
         self._start_anew()
 
     def _start_anew(self) -> None:
@@ -83,6 +88,11 @@ class Pilot:
     def fallbacks(self) -> dict[str, int]:
         """How often each kind of fault happened."""
         return {**self.governor.faults, **self._guard.faults}
+
+    @property
+    def mode(self) -> Mode:
+        """What it does at present."""
+        return "governing" if self.active else "observing"
 
     @property
     def active(self) -> bool:
@@ -229,6 +239,8 @@ class Pilot:
     def observe(self, scheduler: Any, output: Any, runner_output: Any) -> None:
         """Take in a step's output, after the scheduler did."""
         counts, self._counts = self._counts, {}
+        if self._publisher.wanted or not scheduler.running:
+            self._publish()
         if not self._flights:
             return
         now_s = self._clock()
@@ -258,6 +270,24 @@ class Pilot:
         """The engine is done with a request."""
         self._ledger.free(name)
 
+    def _publish(self) -> None:
+        view = self.governor.view
+        self._publisher.publish(
+            Status(
+                mode=self.mode,
+                policy=self.governor.policy_name,
+                draft_len=self.draft_len,
+                price=math.nan if view is None else view.price,
+                num_rounds=self.num_rounds,
+                num_proposed=self.num_proposed,
+                num_accepted=self.num_accepted,
+                num_decisions=self.num_steps,
+                decision_s=self.decision_s,
+                fallbacks=self.fallbacks,
+            )
+        )
+
     def close(self) -> None:
         """Write out what is pending."""
+        self._publisher.close()
         self.governor.close()
