@@ -48,7 +48,8 @@ def draw(path: Path, tallies: dict[str, Tally], trail: Trail) -> None:
 
 def _smooth(values: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     kernel = np.ones(min(WINDOW, max(1, len(values))))
-    return np.convolve(values, kernel, "same") / np.convolve(np.ones(len(values)), kernel, "same")
+    mean: np.ndarray[Any, Any] = np.convolve(values, kernel, "same")
+    return mean / np.convolve(np.ones(len(values)), kernel, "same")
 
 
 def _shade(axis: Any, domains: list[str]) -> None:

@@ -28,7 +28,8 @@ def lower_hull(seconds: Floats) -> Floats:
                 break
             corners.pop()
         corners.append(i)
-    return np.interp(np.arange(len(seconds)), corners, seconds[corners])
+    hull: Floats = np.interp(np.arange(len(seconds)), corners, seconds[corners])
+    return hull
 
 
 def marginal_seconds(round_s: Floats) -> Floats:
