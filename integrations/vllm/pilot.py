@@ -62,7 +62,7 @@ class Pilot:
     ) -> None:
         self.traits = traits
         self.governing = governing
-        self.governor = Governor(policy, traits.host_info(trims=False), clock)
+        self.governor = Governor(policy, traits.host_info(), clock)
         self.num_rounds = self.num_proposed = self.num_accepted = self.num_steps = 0
         self.decision_s = self.draft_len = 0.0
         self._clock = clock

@@ -44,7 +44,7 @@ class EngineTraits:
     engine: int
     observe_only: str
 
-    def host_info(self, trims: bool) -> HostInfo:
+    def host_info(self) -> HostInfo:
         """What the governor is told."""
         return HostInfo(
             engine_id=f"vllm-{self.engine}",
@@ -52,7 +52,6 @@ class EngineTraits:
             ragged_ok=self.ragged_ok,
             padded=not self.ragged_ok,
             mid_draft_stop=False,
-            trims=trims,
             feedback_delay=self.feedback_delay,
             drafts=(DraftInfo(self.method),),
         )
