@@ -10,6 +10,7 @@ from flyball import __version__
 from flyball.commands import policy, trace
 from flyball.commands.demo import demo
 from flyball.commands.generate import generate
+from flyball.commands.vllm_args import vllm_args
 from flyball.controller.errors import FlyballError
 
 app = typer.Typer(
@@ -20,6 +21,7 @@ app = typer.Typer(
 )
 app.command()(demo)
 app.command()(generate)
+app.command()(vllm_args)
 app.add_typer(policy.app)
 app.add_typer(trace.app)
 

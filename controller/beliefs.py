@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from flyball.controller.choice import Choice, Ways, WaysWithOffers
-from flyball.controller.contract import Cost, HostInfo, Offer
+from flyball.controller.contract import Cost, HostInfo, Offer, Outcomes, join
 from flyball.controller.guard import BadAnswerError, Guard
 from flyball.controller.price import PriceCorrection, Quote, quote
 from flyball.estimators.cost import CostEstimator, marginal_seconds
@@ -216,10 +217,12 @@ class Beliefs:
             slots=slots,
             max_draft_len=self._max_draft_len,
             can_stop=self._host.mid_draft_stop,
+            can_trim=self._host.trims,
             padded=self._host.padded,
             survival=choice.survival[:, 1:],
             round_s=costs.round_s[way],
             marginal_s=costs.marginal_s(way),
+            verify_marginal_s=costs.marginal_s(len(costs.round_s) - 1),
             price=price,
             weight=weight,
             best_len=best_len,
@@ -239,27 +242,30 @@ class Beliefs:
             look.choice = look.ways.choose(look.way, draft_len)
         return look.choice
 
-    def note(
-        self,
-        slots: Ints,
-        proposed: Ints,
-        accepted: Ints,
-        observed: Ints,
-        confidence: Floats | None,
-        used: Ints | None,
-    ) -> None:
-        """Take in what a round showed of its drafts (n,); `used` is None where all used draft 0.
+    def note(self, rounds: Sequence[Outcomes]) -> None:
+        """Take in what rounds showed of their drafts, oldest first.
 
-        Offers are not looked at: they learn from `compare` alone.
+        Offers are not looked at: they learn from `compare` alone. That a draft had no further
+        token to offer counts as a miss there: no token is gained by planning for one.
         """
         self._guard.at_work = "acceptance"
+        joined = join(rounds)
+        observed = joined.observed
+        if joined.exhausted is not None:
+            missed = joined.exhausted & (observed == joined.accepted)
+            observed = observed + (missed & (observed < self._max_draft_len))
         for index, draft in self._drafts.items():
-            if used is not None:
-                mine = used == index
-                sure = None if confidence is None else confidence[mine]
-                draft.note(slots[mine], proposed[mine], accepted[mine], observed[mine], sure)
-            elif index == 0:
-                draft.note(slots, proposed, accepted, observed, confidence)
+            rows: Any = slice(None) if joined.draft is None else joined.draft == index
+            if joined.draft is None and index > 0:
+                continue
+            draft.note(
+                joined.slots[rows],
+                joined.proposed[rows],
+                joined.accepted[rows],
+                observed[rows],
+                None if joined.confidence is None else joined.confidence[rows],
+                num_rounds=len(rounds),
+            )
             if draft.due:
                 self._learn(draft)
 
@@ -278,13 +284,13 @@ class Beliefs:
         if draft.due:
             self._learn(draft)
 
-    def observe_cost(self, cost: Cost, look: Look | None, accepted: Ints) -> None:
+    def observe_cost(self, cost: Cost, look: Look | None, accepted: Ints | None) -> None:
         """Take in what a round cost.
 
         Args:
             cost: of the round.
             look: that the round was planned with, if it is known.
-            accepted: (n,) drafted tokens accepted.
+            accepted: (n,) drafted tokens accepted, if they are known of all its requests.
         """
         self._guard.at_work = "cost"
         if not cost.sound or (cost.num_draft_steps > 0 and cost.draft not in self._drafts):
@@ -306,11 +312,10 @@ class Beliefs:
         self._num_unused += 1
         if probing or self._num_unused >= 2 * _COST_ROUNDS:
             self._prospect = self._costs = None
-        if look is None or look.quoted is None or probing:
+        if look is None or look.quoted is None or probing or accepted is None:
             return
-        if len(accepted) == len(look.view.slots):
-            self._guard.at_work = "price"
-            num_tokens = float(look.quoted.weight.dot(accepted + 1.0))
-            # An interrupted step says nothing about the policy.
-            step_s = min(cost.step_s, 2.0 * look.longest_s)
-            self._correction.update(num_tokens, look.quoted.price * step_s)
+        self._guard.at_work = "price"
+        num_tokens = float(look.quoted.weight.dot(accepted + 1.0))
+        # An interrupted step says nothing about the policy.
+        step_s = min(cost.step_s, 2.0 * look.longest_s)
+        self._correction.update(num_tokens, look.quoted.price * step_s)

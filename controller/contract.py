@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int32]
+Bools = NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
@@ -18,9 +21,9 @@ class DraftInfo:
 
     Attributes:
         name: for logs and traces.
-        steps: whether it drafts token by token with a model: each step costs time, can be
-            stopped in mid-draft, and reads skipped text. Otherwise its proposals are known
-            before the round and cost nothing (prompt lookup).
+        steps: whether its length is decided before its proposals are known; a model that drafts
+            token by token can besides be stopped in mid-draft and reads skipped text. Otherwise
+            its proposals are known before the round and cost nothing (prompt lookup).
     """
 
     name: str
@@ -37,6 +40,8 @@ class HostInfo:
         ragged_ok: whether requests of one step may have different lengths.
         padded: whether verification runs on a rectangle, so that the longest draft sets its cost.
         mid_draft_stop: whether it asks `stop` while it drafts.
+        trims: whether it asks `trim` when all is drafted.
+        feedback_delay: how many later steps may be planned before a step's outcome comes.
         drafts: what it can draft with; with none the length is always 0.
     """
 
@@ -45,6 +50,8 @@ class HostInfo:
     ragged_ok: bool = True
     padded: bool = True
     mid_draft_stop: bool = True
+    trims: bool = False
+    feedback_delay: int = 0
     drafts: tuple[DraftInfo, ...] = (DraftInfo("model"),)
 
 
@@ -91,6 +98,9 @@ class Outcomes:
         observed: (n,) positions whose outcome was seen; never beyond the first rejection.
         confidence: (n, >= observed) the draft's largest probability by position, if known.
         draft: (n,) which draft proposed; None for draft 0.
+        exhausted: (n,) whether the draft had nothing to offer after `proposed` although more was
+            planned; None where no draft had. What a host cut short for reasons of its own is not
+            observed, and not exhausted.
     """
 
     step_id: int
@@ -100,6 +110,18 @@ class Outcomes:
     observed: Ints
     confidence: Floats | None = None
     draft: Ints | None = None
+    exhausted: Bools | None = None
+
+
+def join(rounds: Sequence[Outcomes]) -> Outcomes:
+    """Rows of several rounds, one after the other; what one leaves out, all must leave out."""
+    if len(rounds) == 1:
+        return rounds[0]
+    joined: dict[str, Any] = {"step_id": rounds[0].step_id}
+    for name in list(vars(rounds[0]))[1:]:
+        column = [getattr(rows, name) for rows in rounds]
+        joined[name] = None if column[0] is None else np.concatenate(column)
+    return Outcomes(**joined)
 
 
 @dataclass(frozen=True)

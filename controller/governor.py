@@ -4,51 +4,33 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from flyball.controller.beliefs import Beliefs, Look
 from flyball.controller.contract import Cost, DraftInfo, HostInfo, Offer, Outcomes, Plan
-from flyball.controller.errors import HostError
 from flyball.controller.guard import (
     SLOW_DECISION_S,
     BadAnswerError,
     Guard,
+    check_draft,
     check_lengths,
     check_stops,
-    sound_rows,
 )
 from flyball.controller.policy_file import PolicyFile
-from flyball.estimators.acceptance import confidence_cells
-from flyball.estimators.drafts import NUM_STRENGTHS
-from flyball.estimators.slots import SlotArray
-from flyball.policies.length.base import LengthPolicy, Progress, RoundResult
-
-if TYPE_CHECKING:
-    from flyball.controller.recording import Recording
+from flyball.controller.recording import open_recording
+from flyball.controller.seat import Seat
+from flyball.controller.steps import Step, Steps
+from flyball.estimators.slots import SlotPool
+from flyball.policies.length.base import RoundResult, View
 
 __all__ = ["Cost", "DraftInfo", "Governor", "HostInfo", "Offer", "Outcomes", "Plan"]
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int32]
 Bools = NDArray[np.bool_]
-
-
-@dataclass(slots=True)
-class _Step:
-    """What the governor remembers of the step it planned last."""
-
-    step_id: int
-    slots: Ints
-    context_len: Ints | None = None
-    num_waiting: int = 0
-    planned: Ints | None = None  # (n,)
-    look: Look | None = None  # None in a round without the policy
-    survival: Floats | None = None  # of the drafts so far (n,)
-    decision_s: float = 0.0
+Rows = NDArray[np.intp]
 
 
 class Governor:
@@ -71,19 +53,42 @@ class Governor:
     ) -> None:
         self._host = host
         self._clock = clock
-        self._policy_file = policy
-        self._policy: LengthPolicy | None = policy.make_length_policy()
-        self.wants_confidence = self._policy.stops and host.mid_draft_stop
-        self.wants_reading = self._policy.reads
-        self.max_draft_len = min(policy.length.max_draft_len, host.max_draft_len)
         self._guard = Guard()
-        self._free: list[int] = []
-        self._num_slots = 0
-        self._admitted_at = SlotArray(np.inf)  # step of admission; infinite while free
+        self._pool = SlotPool()
+        self._seat = Seat(policy, host, self._pool)
         self._num_steps = 0
-        self._step = _Step(0, np.zeros(0, np.int32))
-        self._beliefs = Beliefs(host, self.max_draft_len, self.wants_confidence, self._guard)
-        self._recording = _open_recording(policy, host)
+        self._steps = Steps(host.feedback_delay)
+        self._beliefs = self._make_beliefs()
+        self._recording = open_recording(policy, host)
+
+    def _make_beliefs(self) -> Beliefs:
+        return Beliefs(self._host, self.max_draft_len, self.wants_confidence, self._guard)
+
+    @property
+    def max_draft_len(self) -> int:
+        """Largest length that policy file and host allow."""
+        return self._seat.max_draft_len
+
+    @property
+    def wants_confidence(self) -> bool:
+        """Whether the policy wants to be asked while drafts are made, or after."""
+        return self._seat.wants_confidence
+
+    @property
+    def wants_reading(self) -> bool:
+        """Whether the policy wants skipped text read."""
+        return self._seat.wants_reading
+
+    @property
+    def policy_name(self) -> str:
+        """The policy in force and its version."""
+        return self._seat.name
+
+    @property
+    def view(self) -> View | None:
+        """What the last plan was made from; None where there was no policy."""
+        look = self._steps.latest.look
+        return None if look is None else look.view
 
     @property
     def faults(self) -> dict[str, int]:
@@ -95,34 +100,33 @@ class Governor:
         kind = self._guard.at_work
         self._guard.count(kind, repr(error))
         self._guard.bench(self._num_steps)
-        self._policy = None
-        self._step.look = None
+        self._seat.policy = None
+        self._steps.forget_looks()
         self._beliefs.forget(kind)
 
-    def admit(self, num_requests: int) -> Ints:
-        """Slots (num_requests,) for new requests."""
-        reused = [self._free.pop() for _ in range(min(num_requests, len(self._free)))]
-        fresh = range(self._num_slots, self._num_slots + num_requests - len(reused))
-        self._num_slots += len(fresh)
-        slots = np.array([*reused, *fresh], np.int32)
-        self._admitted_at.reset(slots)
-        self._admitted_at.values[slots] = self._num_steps
+    def admit(self, num_requests: int, since: int | None = None) -> Ints:
+        """Slots (num_requests,) for new requests.
+
+        Args:
+            num_requests: how many.
+            since: the step before which they entered, where outcomes come before the admission;
+                the next by default.
+        """
+        slots = self._pool.take(num_requests, self._num_steps if since is None else since - 1)
         if self._recording is not None:
             self._recording.admit(slots)
         try:
             self._beliefs.admit(slots)
             self._guard.at_work = "admit"
-            if self._policy is not None:
-                self._policy.admit(slots)
+            if self._seat.policy is not None:
+                self._seat.policy.admit(slots)
         except Exception as error:
             self._fail(error)
         return slots
 
     def release(self, slots: Ints) -> None:
         """Take slots back; feedback for them that comes later is ignored."""
-        live = slots[np.isfinite(self._admitted_at.values[slots])]
-        self._admitted_at.values[live] = np.inf
-        self._free.extend(live.tolist())
+        self._pool.give_back(slots)
 
     def plan(
         self,
@@ -146,12 +150,18 @@ class Governor:
             HostError: an offer is of no draft that makes offers.
         """
         self._num_steps += 1
-        self._step = step = _Step(self._num_steps, slots, context_len, num_waiting)
+        if self._seat.reseat():
+            self._steps.forget_looks()
+            self._beliefs = self._make_beliefs()
+            self._beliefs.admit(np.arange(self._pool.num_slots, dtype=np.int32))
+        step = self._steps.start(Step(self._num_steps, slots, context_len, num_waiting))
         nothing = np.zeros(len(slots), np.int32)
         if len(slots) == 0 or self._guard.benched(self._num_steps):
             return Plan(self._num_steps, nothing, nothing)
         if offers:
-            offers = self._sound_offers(offers, len(slots))
+            for offer in offers:
+                check_draft(self._host, offer.draft, steps=False)
+            offers = self._guard.sound_offers(offers, len(slots))
         started = self._clock()
         try:
             look = self._beliefs.look(slots, batch_size or len(slots), offers)
@@ -165,21 +175,9 @@ class Governor:
         step.planned = plan.draft_len
         return plan
 
-    def _check_draft(self, draft: int, steps: bool) -> None:
-        drafts = self._host.drafts
-        if not 0 <= draft < len(drafts) or drafts[draft].steps is not steps:
-            raise HostError(
-                f"expected the index of a draft with steps={steps} among {len(drafts)} drafts, "
-                f"but got {draft}; see HostInfo.drafts"
-            )
-
-    def _sound_offers(self, offers: Sequence[Offer], num_requests: int) -> list[Offer]:
-        for offer in offers:
-            self._check_draft(offer.draft, steps=False)
-        return self._guard.sound_offers(offers, num_requests)
-
     def _decide(self, look: Look) -> Plan:
-        policy = self._policy or self._hire()
+        self._guard.at_work = "admit"
+        policy = self._seat.policy or self._seat.hire()
         self._guard.at_work = "decide"
         view, choice = look.view, look.choice
         draft_len = check_lengths(policy.decide(view), len(view.slots), self.max_draft_len)
@@ -191,16 +189,7 @@ class Governor:
             draft_len[:] = min(round(float(draft_len.mean())), int(choice.limit.min()))
         return Plan(self._num_steps, draft_len, choice.draft)
 
-    def _hire(self) -> LengthPolicy:
-        """The policy anew, after its bench: its state is not to be trusted."""
-        self._guard.at_work = "admit"
-        self._policy = self._policy_file.make_length_policy()
-        self._policy.admit(np.flatnonzero(np.isfinite(self._admitted_at.values)).astype(np.int32))
-        return self._policy
-
-    def stop(
-        self, step_id: int, rows: NDArray[np.intp], position: int, confidence: Floats
-    ) -> Bools:
+    def stop(self, step_id: int, rows: Rows, position: int, confidence: Floats) -> Bools:
         """Which drafts end with the token at `position`.
 
         Asked before that token is drawn, for every position in turn; a draft that ended is not
@@ -215,76 +204,106 @@ class Governor:
         Returns:
             (m,) True where nothing is drafted after `position`.
         """
-        step = self._step
-        look, survival = step.look, step.survival
-        ends = np.ones(len(rows), np.bool_)
-        if step.step_id != step_id or look is None or survival is None:
-            return ends
-        if position >= self.max_draft_len or look.frailty is None or look.log_acceptance is None:
-            return ends
+        step = self._steps.latest
+        if step.step_id != step_id or not step.can_ask or position >= self.max_draft_len:
+            return np.ones(len(rows), np.bool_)
+        return self._ask(step, rows, position, confidence, step.view.marginal_s)
+
+    def trim(self, step_id: int, draft_len: Ints, confidence: Floats) -> Ints:
+        """How much of each finished draft to verify.
+
+        The same rule as `stop`, asked position by position after all was drafted: whether a
+        token is verified depends on the draft's distributions before it alone.
+
+        Args:
+            step_id: of the plan.
+            draft_len: (n,) tokens that the drafts have, in the plan's order.
+            confidence: (n, max(draft_len)) the draft's largest probability by position.
+
+        Returns:
+            (n,) tokens to verify, at most `draft_len`; all where nothing is known of the step.
+        """
+        step = self._steps.find(step_id)
+        if step is None or not step.can_ask or len(draft_len) != len(step.slots):
+            return draft_len
+        result = draft_len.copy()
+        for position in range(1, int(draft_len.max(initial=0))):
+            rows = np.flatnonzero(result > position)
+            sure, marginal_s = confidence[rows, position - 1], step.view.verify_marginal_s
+            result[rows[self._ask(step, rows, position, sure, marginal_s)]] = position
+        return result
+
+    def _ask(
+        self, step: Step, rows: Rows, position: int, confidence: Floats, marginal_s: Floats
+    ) -> Bools:
+        """Which drafts the policy ends at `position`; all where it cannot be asked."""
         started = self._clock()
         self._guard.at_work = "stop"
         try:
-            # Rows in order and all there: a slice costs a fifth of an index array.
-            index = slice(None) if len(rows) == len(survival) else rows
-            cells = confidence_cells(confidence)
-            acceptance = np.exp(look.frailty[:, index] * look.log_acceptance[:, cells])
-            survival[index] = reached = survival[index] * acceptance[0]
-            progress = Progress(look.view, rows, position, reached, acceptance[1])
-            if self._policy is not None:
-                ends = check_stops(self._policy.stop(progress), len(rows))
+            progress = step.advance(rows, position, confidence, float(marginal_s[position]))
+            ends = check_stops(self._seat.ask(progress), len(rows))
         except Exception as error:
             self._fail(error)
+            ends = np.ones(len(rows), np.bool_)
         step.decision_s += self._clock() - started
         return ends
 
     def observe(self, outcomes: Outcomes, cost: Cost | None = None) -> None:
         """Learn from a step; may be called late, or never, or with rows missing."""
-        current = self._admitted_at.values[outcomes.slots] < outcomes.step_id
-        accepted = np.zeros(0, np.int32)
         try:
-            rows = self._guard.sound_outcomes(outcomes, current, self.max_draft_len)
+            rows = self._sound(outcomes)
             if rows is not None:
-                accepted = rows.accepted
-                self._learn(rows)
+                self._learn([rows])
             if cost is not None:
-                self._observe_cost(cost, accepted)
-            if rows is not None and self._recording is not None:
-                self._guard.at_work = "trace"
+                self._observe_cost(cost, rows)
+            if rows is not None:
                 self._record(rows, cost)
         except Exception as error:
             self._fail(error)
 
-    def _learn(self, rows: Outcomes) -> None:
-        self._beliefs.note(
-            rows.slots,
-            rows.proposed,
-            rows.accepted,
-            rows.observed,
-            rows.confidence,
-            rows.draft,
-        )
-        if self._policy is not None:
-            self._guard.at_work = "learn"
-            self._policy.learn(RoundResult(rows.slots, rows.proposed, rows.accepted))
+    def observe_many(self, rounds: Sequence[Outcomes], costs: Sequence[Cost]) -> None:
+        """Learn from several steps at once, oldest first; cheaper than one after the other.
+
+        Args:
+            rounds: what the steps showed; several may share a step id.
+            costs: what rounds cost, not necessarily these.
+        """
+        try:
+            sound = [rows for rows in map(self._sound, rounds) if rows is not None]
+            if sound:
+                self._learn(sound)
+            for cost in costs:
+                self._observe_cost(cost, None)
+            for rows in sound:
+                self._record(rows, None)
+        except Exception as error:
+            self._fail(error)
 
     def _record(self, rows: Outcomes, cost: Cost | None) -> None:
-        step = self._step
-        present = step.step_id == rows.step_id and len(step.slots) == len(rows.slots)
-        assert self._recording is not None
-        self._recording.add(
-            rows,
-            cost,
-            step.planned if present else None,
-            step.context_len if present else None,
-            step.num_waiting,
-        )
+        if self._recording is not None:
+            self._guard.at_work = "trace"
+            self._recording.add(rows, cost, self._steps.find(rows.step_id))
 
-    def _observe_cost(self, cost: Cost, accepted: Ints) -> None:
-        step = self._step
-        present = step.step_id == cost.step_id
-        self._beliefs.observe_cost(cost, step.look if present else None, accepted)
-        if present and step.decision_s > max(SLOW_DECISION_S, cost.step_s):
+    def _sound(self, outcomes: Outcomes) -> Outcomes | None:
+        current = self._pool.current(outcomes.slots, outcomes.step_id)
+        return self._guard.sound_outcomes(outcomes, current, self.max_draft_len)
+
+    def _learn(self, rounds: Sequence[Outcomes]) -> None:
+        self._beliefs.note(rounds)
+        if self._seat.policy is not None:
+            self._guard.at_work = "learn"
+            for rows in rounds:
+                self._seat.policy.learn(RoundResult(rows.slots, rows.proposed, rows.accepted))
+
+    def _observe_cost(self, cost: Cost, rows: Outcomes | None) -> None:
+        step = self._steps.find(cost.step_id)
+        look, accepted = None, None
+        if step is not None:
+            look = step.look
+            if rows is not None and np.array_equal(rows.slots, step.slots):
+                accepted = rows.accepted
+        self._beliefs.observe_cost(cost, look, accepted)
+        if step is not None and step.decision_s > max(SLOW_DECISION_S, cost.step_s):
             self._guard.at_work = "overrun"
             raise BadAnswerError(f"a decision of {step.decision_s} s governed {cost.step_s} s")
 
@@ -298,7 +317,7 @@ class Governor:
                 where there is no token.
             draft: which one, of those that step.
         """
-        self._check_draft(draft, steps=True)
+        check_draft(self._host, draft, steps=True)
         if match.size == 0:
             return
         try:
@@ -315,33 +334,19 @@ class Governor:
             num_matched: (n,) leading tokens that equalled the settled text.
             num_compared: (n,) tokens compared, never beyond the first miss.
         """
-        self._check_draft(offer.draft, steps=False)
-        try:
-            keep = sound_rows(num_compared, num_matched, num_compared, self.max_draft_len)
-            keep &= (offer.strength >= 0) & (offer.strength < NUM_STRENGTHS)
-        except (TypeError, ValueError) as error:
-            self._guard.count("offers", repr(error))
+        check_draft(self._host, offer.draft, steps=False)
+        sound = self._guard.sound_comparison(
+            slots, offer, num_matched, num_compared, self.max_draft_len
+        )
+        if sound is None:
             return
-        if not keep.all():
-            self._guard.count("offers", "counts that cannot be true", int((~keep).sum()))
-            offer = Offer(offer.draft, offer.draft_len[keep], offer.strength[keep])
-            slots, num_matched, num_compared = slots[keep], num_matched[keep], num_compared[keep]
         try:
-            self._beliefs.compare(slots, offer, num_matched, num_compared)
+            self._beliefs.compare(*sound)
         except Exception as error:
             self._fail(error)
 
     def close(self) -> None:
         """Write out what is pending; hosts call it when they are done."""
+        self._seat.close()
         if self._recording is not None:
             self._recording.close()
-
-
-def _open_recording(policy: PolicyFile, host: HostInfo) -> Recording | None:
-    """A recording where the policy file asks for one."""
-    if policy.trace is None:
-        return None
-    from flyball.controller.recording import Recording
-
-    names = tuple(draft.name for draft in host.drafts)
-    return Recording(policy.trace.dir, host.engine_id, names, f"{policy.length.policy}/1")

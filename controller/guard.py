@@ -13,7 +13,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from flyball.controller.contract import Offer, Outcomes
+from flyball.controller.contract import HostInfo, Offer, Outcomes
+from flyball.controller.errors import HostError
 from flyball.estimators.drafts import NUM_STRENGTHS
 
 Ints = NDArray[np.int32]
@@ -92,7 +93,7 @@ class Guard:
             return outcomes
         if num_bad := int(np.count_nonzero(current & ~sound)):
             self.count("outcomes", "counts that cannot be true", num_bad)
-        confidence, draft = outcomes.confidence, outcomes.draft
+        confidence, draft, exhausted = outcomes.confidence, outcomes.draft, outcomes.exhausted
         return Outcomes(
             outcomes.step_id,
             outcomes.slots[keep],
@@ -101,6 +102,36 @@ class Guard:
             outcomes.observed[keep],
             None if confidence is None else confidence[keep],
             None if draft is None else draft[keep],
+            None if exhausted is None else exhausted[keep],
+        )
+
+    def sound_comparison(
+        self, slots: Ints, offer: Offer, num_matched: Ints, num_compared: Ints, limit: int
+    ) -> tuple[Ints, Offer, Ints, Ints] | None:
+        """The rows of a comparison that can be true; None where nothing can be made of it."""
+        try:
+            keep = sound_rows(num_compared, num_matched, num_compared, limit)
+            keep &= (offer.strength >= 0) & (offer.strength < NUM_STRENGTHS)
+        except (TypeError, ValueError) as error:
+            self.count("offers", repr(error))
+            return None
+        if not keep.all():
+            self.count("offers", "counts that cannot be true", int((~keep).sum()))
+            offer = Offer(offer.draft, offer.draft_len[keep], offer.strength[keep])
+            slots, num_matched, num_compared = slots[keep], num_matched[keep], num_compared[keep]
+        return slots, offer, num_matched, num_compared
+
+
+def check_draft(host: HostInfo, draft: int, steps: bool) -> None:
+    """Refuse what is not the index of a draft of that kind.
+
+    Raises:
+        HostError: in one line.
+    """
+    if not 0 <= draft < len(host.drafts) or host.drafts[draft].steps is not steps:
+        raise HostError(
+            f"expected the index of a draft with steps={steps} among {len(host.drafts)} drafts, "
+            f"but got {draft}; see HostInfo.drafts"
         )
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError
 
 from flyball.controller.errors import PolicyFileError
 from flyball.policies.length.base import LengthPolicy, LengthSettings
@@ -52,6 +52,20 @@ class PolicyFile(BaseModel):
     trace: TraceSettings | None = Field(
         default=None, description="Record every verification round; left out, nothing is."
     )
+    reload: bool = Field(
+        default=False, description="Take up changes of this file while it is in force."
+    )
+
+    _path: Path | None = PrivateAttr(default=None)
+
+    @property
+    def path(self) -> Path | None:
+        """The file that it was read from, if any."""
+        return self._path
+
+    def __eq__(self, other: object) -> bool:
+        """Whether both say the same, wherever they were read from."""
+        return isinstance(other, PolicyFile) and self.model_dump() == other.model_dump()
 
     def make_length_policy(self) -> LengthPolicy:
         """A new length policy with these settings."""
@@ -70,7 +84,10 @@ def load_policy(source: str | Path | Mapping[str, Any] | PolicyFile | None) -> P
         return PolicyFile(version=1)
     if isinstance(source, Mapping):
         return _validate(dict(source), "policy")
-    return _validate(_read(Path(source)), str(source))
+    path = Path(source)
+    policy = _validate(_read(path), str(source))
+    policy._path = path
+    return policy
 
 
 def policy_schema() -> dict[str, Any]:

@@ -7,9 +7,9 @@ import time
 import numpy as np
 from numpy.typing import NDArray
 
-from flyball.controller.contract import Cost, Outcomes
-from flyball.controller.trace import TraceRecorder
-from flyball.controller.trace_format import TraceRound
+from flyball.controller.contract import Cost, HostInfo, Outcomes
+from flyball.controller.policy_file import PolicyFile
+from flyball.controller.steps import Step
 from flyball.estimators.slots import SlotArray
 
 Ints = NDArray[np.int32]
@@ -30,6 +30,11 @@ class Recording:
     def __init__(
         self, directory: str, engine_id: str, drafts: tuple[str, ...], policy: str
     ) -> None:
+        # Traces need pyarrow, which is not loaded for anything else.
+        from flyball.controller.trace import TraceRecorder
+        from flyball.controller.trace_format import TraceRound
+
+        self._round = TraceRound
         self._recorder = TraceRecorder(directory, engine_id, drafts)
         self._policy = policy
         self._num_requests = 0
@@ -44,35 +49,29 @@ class Recording:
         self._position.values[slots] = 1  # the prompt's reading makes the first token
         self._num_requests += len(slots)
 
-    def add(
-        self,
-        outcomes: Outcomes,
-        cost: Cost | None,
-        planned: Ints | None,
-        context_len: Ints | None,
-        num_waiting: int,
-    ) -> None:
+    def add(self, outcomes: Outcomes, cost: Cost | None, step: Step | None) -> None:
         """Record what a round showed.
 
         Args:
             outcomes: of the round (n,).
             cost: of the round; its seconds are NaN where they are no measure.
-            planned: (n,) tokens that the policy wanted drafted, if known.
-            context_len: (n,) tokens of each request before the round, if known.
-            num_waiting: requests that wait for a place.
+            step: as it was planned, if it is remembered.
         """
+        planned, context_len = None, None
+        if step is not None and np.array_equal(step.slots, outcomes.slots):
+            planned, context_len = step.planned, step.context_len
         slots, proposed = outcomes.slots, outcomes.proposed
         position = self._position.values[slots]
         self._position.values[slots] = position + outcomes.accepted + 1
         draft = np.int32(0) if outcomes.draft is None else outcomes.draft
         widest = int(proposed.max(initial=0)) + 1
         self._recorder.add(
-            TraceRound(
+            self._round(
                 time_s=time.time(),
                 step_id=outcomes.step_id,
                 policy=self._policy,
                 batch_size=len(slots) if cost is None else cost.batch_size,
-                num_waiting=num_waiting,
+                num_waiting=0 if step is None else step.num_waiting,
                 request=self._request.values[slots],
                 position=position,
                 context_len=np.zeros_like(slots) if context_len is None else context_len,
@@ -94,3 +93,11 @@ class Recording:
     def close(self) -> None:
         """Write out what is pending."""
         self._recorder.close()
+
+
+def open_recording(policy: PolicyFile, host: HostInfo) -> Recording | None:
+    """A recording where the policy file asks for one."""
+    if policy.trace is None:
+        return None
+    names = tuple(draft.name for draft in host.drafts)
+    return Recording(policy.trace.dir, host.engine_id, names, f"{policy.length.policy}/1")

@@ -105,6 +105,13 @@ class Curve:
                 value *= 1.0 + max(self._floor, 1.0 / count) * error
         self._weights[place], self._values[place] = count / self._fade, value / self._drift
 
+    def lower(self, slope: float) -> None:
+        """Subtract slope * (x - 1), at most nine tenths of what is known at x."""
+        for place, weight in enumerate(self._weights):
+            if weight:
+                value = self._values[place] * self._drift
+                self._values[place] = max(value - slope * place, 0.1 * value) / self._drift
+
 
 class _Bucket:
     """Curves of one batch size."""
@@ -113,6 +120,7 @@ class _Bucket:
         self.verify = Curve(max_width)
         self.host = Curve(1)
         self.step = [Curve(1) for _ in range(num_drafts)]
+        self.whole = False  # whether `verify` has the draft's seconds in it
         self.num_rounds = 0
         self.num_probes = [0] * num_drafts
 
@@ -123,8 +131,9 @@ class CostEstimator:
         round_s(k) = verify_s(k + 1) + k * draft_step_s + host_s
 
     with one set of curves for each batch size, rounded to a power of two; drafts differ in their
-    step only. Where a host gives only the seconds of the whole step, they all count as
-    verification, which leaves round_s right as long as there is one draft.
+    step only. As long as a host gives only the seconds of the whole round, they all count as
+    verification, which leaves round_s right where there is one draft; once it tells the draft's
+    seconds apart, they are taken out of what was learned before.
 
     Args:
         max_draft_len: largest draft length in tokens.
@@ -211,8 +220,14 @@ class CostEstimator:
         bucket = self._bucket(batch_size)
         bucket.num_rounds += 1
         drafting = 0.0 if draft_s is None else draft_s
+        step_cost = drafting / max(num_draft_steps, 1)
+        if draft_s is None:
+            bucket.whole = True
+        elif bucket.whole and num_draft_steps > 0:
+            bucket.verify.lower(step_cost)
+            bucket.whole = False
         verifying = step_s - drafting if verify_s is None else verify_s
         bucket.verify.update(min(verify_len, len(self._lengths)), max(verifying, 1e-9))
         bucket.host.update(1, max(1e-9, step_s - drafting - verifying))
-        if num_draft_steps > 0:
-            bucket.step[draft].update(1, max(1e-9, drafting / num_draft_steps))
+        if num_draft_steps > 0 and not bucket.whole:
+            bucket.step[draft].update(1, max(1e-9, step_cost))

@@ -72,15 +72,16 @@ class Journal:
         observed: Ints,
         strength: Ints | int = 0,
         confidence: Floats | None = None,
+        num_rounds: int = 1,
     ) -> None:
-        """Note a round (n,); confidence is (n, >= observed) or unknown."""
+        """Note the rows (n,) of some rounds; confidence is (n, >= observed) or unknown."""
         start, stop = self.num_rows, self.num_rows + len(slots)
         if stop > self._ints.shape[1]:
             ints, known = self._ints[:, :start], self._confidence[:start]
-            rounds = self.num_rounds
+            before = self.num_rounds
             self._clear(2 * stop)
             self._ints[:, :start], self._confidence[:start] = ints, known
-            self.num_rounds = rounds
+            self.num_rounds = before
         block = self._ints[:, start:stop]
         block[0], block[1], block[2], block[3] = slots, accepted, observed, strength
         if confidence is None:
@@ -89,7 +90,7 @@ class Journal:
             width = min(self._width, confidence.shape[1])
             self._confidence[start:stop, :width] = confidence[:, :width]
         self.num_rows = stop
-        self.num_rounds += 1
+        self.num_rounds += num_rounds
 
     def take(self) -> tuple[NDArray[np.int32], Floats, int]:
         """Slots, accepted, observed, strength (4, rows), confidence (rows, width) and rounds.
@@ -181,13 +182,16 @@ class SteppingDraft:
         accepted: Ints,
         observed: Ints,
         confidence: Floats | None,
+        num_rounds: int = 1,
     ) -> None:
-        """Gather what a round showed of its drafts (n,)."""
+        """Gather what rounds showed of their drafts (n,), oldest first."""
         # The next token that the draft reads continues a draft that was accepted in full.
         run = self._match_run.values
         run[slots] = np.where(proposed > 0, accepted * (observed == accepted), run[slots])
         if np.count_nonzero(observed):
-            self._journal.add(slots, accepted, observed, confidence=confidence)
+            self._journal.add(
+                slots, accepted, observed, confidence=confidence, num_rounds=num_rounds
+            )
 
     def read(self, slots: Ints, match: Floats) -> int:
         """Gather what the draft would have proposed on text that it only read.

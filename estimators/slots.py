@@ -27,3 +27,42 @@ class SlotArray:
             grown[: len(self.values)] = self.values
             self.values = grown
         self.values[slots] = self.fill
+
+
+class SlotPool:
+    """Hands out slots and knows since when each is taken.
+
+    Attributes:
+        num_slots: slots that were ever taken at the same time.
+    """
+
+    def __init__(self) -> None:
+        self.num_slots = 0
+        self._free: list[int] = []
+        self._since = SlotArray(np.inf)  # step of admission; infinite while free
+
+    @property
+    def taken(self) -> NDArray[np.int32]:
+        """All slots that are taken."""
+        return np.flatnonzero(np.isfinite(self._since.values)).astype(np.int32)
+
+    def take(self, num_requests: int, step_id: int) -> NDArray[np.int32]:
+        """Slots (num_requests,) for requests that enter after this step."""
+        reused = [self._free.pop() for _ in range(min(num_requests, len(self._free)))]
+        fresh = range(self.num_slots, self.num_slots + num_requests - len(reused))
+        self.num_slots += len(fresh)
+        slots = np.array([*reused, *fresh], np.int32)
+        self._since.reset(slots)
+        self._since.values[slots] = step_id
+        return slots
+
+    def give_back(self, slots: NDArray[np.int32]) -> None:
+        """Free slots; those that are free already stay so."""
+        live = slots[np.isfinite(self._since.values[slots])]
+        self._since.values[live] = np.inf
+        self._free.extend(live.tolist())
+
+    def current(self, slots: NDArray[np.int32], step_id: int) -> NDArray[np.bool_]:
+        """Which slots (n,) have belonged to the same request since before this step."""
+        result: NDArray[np.bool_] = self._since.values[slots] < step_id
+        return result

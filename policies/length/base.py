@@ -35,11 +35,13 @@ class View:
         slots: (n,) requests of this round.
         max_draft_len: largest length that policy file and host allow.
         can_stop: whether the host asks the policy again in mid-draft.
+        can_trim: whether it asks again, once for each position, when all is drafted.
         padded: whether the host verifies a rectangle, so that the longest draft sets the cost.
         survival: (n, max_draft_len) probability that the draft is accepted up to each position.
         round_s: (max_draft_len + 1,) seconds of a round by draft length, NaN where unknown.
         marginal_s: (max_draft_len,) seconds that each drafted token adds to the round, on the
             lower convex hull of `round_s`: never falling, never negative.
+        verify_marginal_s: (max_draft_len,) of them in the verification alone, likewise.
         price: tokens that a second is worth; NaN while the costs are unknown.
         weight: (n,) worth of a token of each request, mean 1.
         best_len: length of best rate when all requests draft alike.
@@ -49,10 +51,12 @@ class View:
     slots: Ints
     max_draft_len: int
     can_stop: bool
+    can_trim: bool
     padded: bool
     survival: Floats
     round_s: Floats
     marginal_s: Floats
+    verify_marginal_s: Floats
     price: float
     weight: Floats
     best_len: int
@@ -70,6 +74,8 @@ class Progress:
         survival: (m,) probability that the draft is accepted up to and including `position`,
             from the draft's confidence at positions up to it.
         next_acceptance: (m,) probability that the token after it is accepted, if this one is.
+        marginal_s: seconds that the token after it adds to the round for all requests: drafted
+            and verified, or verified only where all is drafted already.
     """
 
     view: View
@@ -77,6 +83,7 @@ class Progress:
     position: int
     survival: Floats
     next_acceptance: Floats
+    marginal_s: float
 
 
 @dataclass(slots=True)

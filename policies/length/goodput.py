@@ -36,7 +36,9 @@ class Goodput(LengthPolicy):
     taken on their lower convex hull, never fall, so this myopic test is optimal up to the value
     of waiting for a confident token (SpecDec++, arXiv 2405.19715, theorem 1, with the threshold
     computed from measured costs). Where a host pays for each verified token, not for a rectangle,
-    requests are judged one by one. The test at position k uses the draft's distributions at
+    requests are judged one by one: before the round, by what is believed of each request, where
+    the host cannot ask again; by its draft's confidence where it can, in mid-draft or when all is
+    drafted. The test at position k uses the draft's distributions at
     positions up to k and no token drawn at k or later, so the output stays the target's (Law 1).
     """
 
@@ -51,8 +53,10 @@ class Goodput(LengthPolicy):
             length = view.probe_len
         elif view.best_len > 0 and view.can_stop:
             length = view.max_draft_len
-        else:
+        elif view.padded or view.can_trim or not view.price > 0.0:
             length = view.best_len
+        else:
+            return _ragged_lengths(view)
         return np.full(len(view.slots), length, np.int32)
 
     def stop(self, progress: Progress) -> Bools:
@@ -62,8 +66,25 @@ class Goodput(LengthPolicy):
         if view.probe_len is not None:
             return np.zeros(num_rows, np.bool_)
         worth = view.weight[progress.rows] * progress.survival * progress.next_acceptance
-        cost = view.price * view.marginal_s[progress.position]
+        cost = view.price * progress.marginal_s
         if view.padded:
             ends = np.ones if np.add.reduce(worth) < cost else np.zeros
             return ends(num_rows, np.bool_)
         return np.asarray(worth < cost / len(view.slots), np.bool_)
+
+
+def _ragged_lengths(view: View) -> Ints:
+    """A length for each request, where drafting is shared and each verified token is paid for.
+
+    A request verifies the tokens that are worth their verification: survival never rises and
+    marginal costs never fall, so they come first. The draft runs as many steps as the sum of
+    what is gained pays for.
+    """
+    verify_cost = view.price * view.verify_marginal_s  # (K,) tokens, for all requests
+    gain = view.weight[:, None] * view.survival - verify_cost / len(view.slots)
+    pays = gain > 0.0
+    step_cost = view.price * view.marginal_s - verify_cost
+    worth = np.where(pays, gain, 0.0).sum(axis=0) - step_cost
+    total = worth.cumsum()
+    num_steps = int(total.argmax()) + 1 if total.max() > 0.0 else 0
+    return np.asarray(pays[:, :num_steps].sum(axis=1), np.int32)

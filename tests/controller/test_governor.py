@@ -145,7 +145,7 @@ def test_memory_does_not_grow_with_history() -> None:
         simulation = Simulation(governor, [0.7, 0.7])
         simulation.round()
         governor.release(simulation.slots)
-    assert governor._num_slots == 2
+    assert governor._pool.num_slots == 2
 
 
 @pytest.mark.parametrize("name", LENGTH_POLICIES)

@@ -107,7 +107,7 @@ def test_a_dumped_policy_names_every_setting_and_loads_as_itself(
 
 def test_the_schema_names_every_policy_and_section() -> None:
     schema = policy_schema()
-    assert set(schema["properties"]) == {"version", "length", "trace"}
+    assert set(schema["properties"]) == {"version", "length", "trace", "reload"}
     assert set(schema["properties"]["length"]["discriminator"]["mapping"]) == set(LENGTH_POLICIES)
     assert schema["additionalProperties"] is False
 

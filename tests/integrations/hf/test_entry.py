@@ -77,7 +77,7 @@ def test_after_an_error_the_stream_has_ended_and_the_governor_goes_on(
     assert len(notes.puts) > 1
     expected = pair[0].generate(ids, **settings)
     assert gov.generate(ids, **settings).tolist() == expected.tolist()
-    assert gov.governor._num_slots == 1  # taken back
+    assert gov.governor._pool.num_slots == 1  # taken back
 
 
 def test_a_streamer_takes_one_text(pair: tuple[Any, Any]) -> None:

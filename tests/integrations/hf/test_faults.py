@@ -53,7 +53,8 @@ def sabotage_all(gov: GovernedGenerate, saboteur: Saboteur) -> None:
     """Policies and estimators fail, and no bench keeps them from failing again at once."""
     governor: Any = gov.governor
     governor._guard.bench = lambda _: None
-    hire = governor._hire
+    seat = governor._seat
+    hire = seat.hire
 
     def hired() -> Any:
         policy = hire()
@@ -61,8 +62,8 @@ def sabotage_all(gov: GovernedGenerate, saboteur: Saboteur) -> None:
             saboteur.sabotage(policy, name, 0.2)
         return policy
 
-    governor._hire = hired
-    governor._policy = None
+    seat.hire = hired
+    seat.policy = None
     beliefs = governor._beliefs
     for draft in beliefs._drafts.values():
         for name in ("survival", "confidence_frailty", "note", "learn", "read"):

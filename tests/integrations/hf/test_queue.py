@@ -52,7 +52,7 @@ def test_slots_and_memory_are_those_of_the_batch_not_of_the_queue() -> None:
     target, draft = random_models("qwen2")
     gov = govern(target, [draft, "prompt_lookup"])
     gov.generate_many(random_rows(20), batch_size=3, max_new_tokens=8, do_sample=False)
-    assert gov.governor._num_slots == 3
+    assert gov.governor._pool.num_slots == 3
 
 
 def test_one_limit_for_all_and_no_prompts() -> None:

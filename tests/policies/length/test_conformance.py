@@ -35,10 +35,12 @@ def views(draw: st.DrawFn) -> View:
         slots=np.arange(n, dtype=np.int32),
         max_draft_len=limit,
         can_stop=draw(st.booleans()),
+        can_trim=draw(st.booleans()),
         padded=draw(st.booleans()),
         survival=survival,
         round_s=round_s,
         marginal_s=marginal_seconds(round_s),
+        verify_marginal_s=0.7 * marginal_seconds(round_s),
         price=quoted.price if quoted else np.nan,
         weight=quoted.weight if quoted else np.ones(n),
         best_len=quoted.draft_len if quoted else 0,
@@ -61,7 +63,8 @@ def test_decisions_have_the_right_shape_and_bounds(name: str, view: View, seed: 
         assert ((lengths >= 0) & (lengths <= view.max_draft_len)).all()
         rows = np.flatnonzero(lengths > 1)
         if policy.stops and len(rows):
-            progress = Progress(view, rows, 1, rng.random(len(rows)), rng.random(len(rows)))
+            reached, after = rng.random((2, len(rows)))
+            progress = Progress(view, rows, 1, reached, after, rng.random())
             stopped = policy.stop(progress)
             assert stopped.shape == rows.shape
             assert stopped.dtype == np.bool_

@@ -1,0 +1,158 @@
+"""Engine steps on their way, and what the governor is told of them afterwards.
+
+Between the engine's forwards every numpy call runs on cold caches and takes several microseconds,
+so a step leaves no more behind than references to what the engine made anyway; they are read a
+dozen steps at a time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from flyball.controller.contract import Outcomes
+from flyball.estimators.step_split import StepLoad
+from flyball.integrations.vllm.ledger import Ledger
+
+Ints = NDArray[np.int32]
+
+Counts = dict[str, tuple[int, int]]  # proposed and accepted, by request
+
+
+@dataclass(slots=True)
+class Course:
+    """Draft lengths that are in force for some steps.
+
+    Attributes:
+        plan_id: of the governor's plan; None where there was nothing to decide.
+        lengths: drafted tokens to verify for each request.
+        draft_len: tokens that the drafter is asked for.
+        mean_len: mean of `lengths` when they were planned.
+    """
+
+    plan_id: int | None
+    lengths: dict[str, int]
+    draft_len: int
+    mean_len: float
+
+    @property
+    def default(self) -> int:
+        """Length for requests that join later."""
+        return round(self.mean_len)
+
+
+@dataclass(slots=True)
+class Flight:
+    """One engine step.
+
+    Attributes:
+        output: the scheduler's, to know the step by.
+        total: tokens scheduled.
+        num_tokens: of them for each request.
+        num_drafted: of them drafted before, for requests that have any.
+        before: course under which its drafts were made, in the step before; None if there was
+            none.
+        readied: requests of the step before, which drafted for this one.
+        found: how many tokens the drafter gave each request, where the engine says.
+        draft_len: tokens to be drafted in this step.
+        started_s: when it was scheduled.
+        ended_s: when its output was taken in.
+        idle_after: whether the engine then had nothing to do.
+        counts: what the engine counted as proposed and accepted.
+        sampled: tokens it emitted for each request, by index.
+        index: of each request.
+    """
+
+    output: Any
+    total: int
+    num_tokens: Mapping[str, int]
+    num_drafted: dict[str, int]
+    before: Course | None
+    readied: Mapping[str, int]
+    found: dict[str, int] | None
+    draft_len: int
+    started_s: float
+    ended_s: float = 0.0
+    idle_after: bool = False
+    counts: Counts = field(default_factory=dict)
+    sampled: list[list[int]] = field(default_factory=list)
+    index: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def only_decodes(self) -> bool:
+        """Whether no request was still reading its prompt."""
+        return self.total == len(self.num_tokens) + sum(self.num_drafted.values())
+
+    def load(self) -> StepLoad:
+        """What the step had to do."""
+        num_decoding, num_verified = len(self.num_tokens), self.total
+        if not self.only_decodes:
+            drafted = self.num_drafted.get
+            rows = [num for name, num in self.num_tokens.items() if num == 1 + drafted(name, 0)]
+            num_decoding, num_verified = len(rows), sum(rows)
+        return StepLoad(
+            batch_size=num_decoding,
+            verify_len=num_verified / max(1, num_decoding),
+            draft_len=self.draft_len,
+            num_prefill_tokens=self.total - num_verified,
+        )
+
+    def outcomes(self, ledger: Ledger) -> Outcomes | None:
+        """What it showed of the drafts that were planned; None where none were.
+
+        A request counts where it decoded, was part of the step before, and the engine took its
+        tokens: one that was preempted, aborted or still reading its prompt has shown nothing.
+        What the engine cut for lack of room, or a grammar, was not proposed.
+        """
+        course, counts, found = self.before, self.counts, self.found
+        if course is None or course.plan_id is None:
+            return None
+        if len(counts) < len(self.num_tokens) or not self.only_decodes:
+            counts = self._counts_of_decodes()
+        if not counts.keys() <= self.readied.keys():
+            counts = {name: count for name, count in counts.items() if name in self.readied}
+        if not counts:
+            return None
+        proposed, accepted = np.array(list(counts.values()), np.int32).T.copy()
+        exhausted = None
+        if found is not None:
+            wanted = course.lengths
+            exhausted = np.array(
+                [
+                    (given := found.get(name, 0)) < wanted.get(name, course.default)
+                    and count[0] == given
+                    for name, count in counts.items()
+                ],
+                np.bool_,
+            )
+        return Outcomes(
+            step_id=course.plan_id,
+            slots=ledger.slots(counts, since=course.plan_id),
+            proposed=proposed,
+            accepted=accepted,
+            observed=np.minimum(accepted + 1, proposed),
+            exhausted=exhausted,
+        )
+
+    def _counts_of_decodes(self) -> Counts:
+        """Counts of requests that decoded; the engine counts none for those without a draft."""
+        counts: Counts = {}
+        for name, num in self.num_tokens.items():
+            drafted, row = self.num_drafted.get(name, 0), self.index.get(name)
+            if num != drafted + 1:
+                continue
+            if drafted == 0 and row is not None and self.sampled[row]:
+                counts[name] = (0, 0)
+            elif name in self.counts:
+                counts[name] = self.counts[name]
+        return counts
+
+
+def all_outcomes(flights: Iterable[Flight], ledger: Ledger) -> list[Outcomes]:
+    """What several steps showed, oldest first."""
+    outcomes = (flight.outcomes(ledger) for flight in flights)
+    return [outcome for outcome in outcomes if outcome is not None]

@@ -1,0 +1,293 @@
+"""The governor at the controls of an engine's scheduler.
+
+The scheduler calls these methods around its own; none of them raises. What goes wrong here costs
+the adaptive gain alone: the engine goes on with its own draft lengths, and the governor is tried
+again after a pause.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from flyball.controller.governor import Governor
+from flyball.controller.guard import Guard
+from flyball.controller.metrics import Mode, Status
+from flyball.controller.policy_file import PolicyFile
+from flyball.integrations.vllm.flights import Counts, Course, Flight, all_outcomes
+from flyball.integrations.vllm.ledger import Ledger
+from flyball.integrations.vllm.metrics import Publisher
+from flyball.integrations.vllm.step_costs import StepCosts
+from flyball.integrations.vllm.traits import EngineTraits
+
+HOLD_STEPS = 16  # steps for which a plan is kept; learning takes about as many rounds
+_PROBE_STEPS = 2  # the second of them drafts as much as it verifies, which tells a round's cost
+_NEW_SHARE = 4  # one new request in four asks for a new plan
+
+
+class Pilot:
+    """Plans the draft lengths of an engine's steps and learns from their outputs.
+
+    A plan is kept for some steps, and what they showed is handed in with the next one: beliefs
+    change slowly, and a step that leaves the plan alone costs a tenth of one that makes it.
+    Requests that join in between draft like the average.
+
+    Args:
+        traits: of the engine.
+        policy: to start with.
+        governing: whether lengths are chosen; otherwise the engine's counts are kept, no more.
+        clock: seconds.
+
+    Attributes:
+        governor: that decides.
+        num_rounds: rounds of requests that were learned from, with a draft or without.
+        num_proposed: drafted tokens that the target verified, as the engine counts them.
+        num_accepted: of them accepted, likewise.
+        decision_s: seconds spent here, all told.
+        num_steps: engine steps.
+        draft_len: tokens planned for each request on average.
+    """
+
+    def __init__(
+        self,
+        traits: EngineTraits,
+        policy: PolicyFile,
+        governing: bool = True,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        self.traits = traits
+        self.governing = governing
+        self.governor = Governor(policy, traits.host_info(trims=False), clock)
+        self.num_rounds = self.num_proposed = self.num_accepted = self.num_steps = 0
+        self.decision_s = self.draft_len = 0.0
+        self._clock = clock
+        self._guard = Guard()
+        self._lengths = np.array(traits.draft_lens, np.int32)
+        self._finds_less = traits.may_find_less and not traits.asynchronous
+        self._publisher = Publisher(str(traits.engine))
+        self._publish()
+        self._start_anew()
+
+    def _start_anew(self) -> None:
+        self._ledger = Ledger(self.governor)
+        self._costs = StepCosts()
+        self._flights: deque[Flight] = deque()
+        self._landed: list[Flight] = []
+        self._counts: Counts = {}
+        self._course: Course | None = None
+        self._readied: Mapping[str, int] = {}
+        self._found: dict[str, int] | None = None
+        self._steps_left = 0
+
+    @property
+    def fallbacks(self) -> dict[str, int]:
+        """How often each kind of fault happened."""
+        return {**self.governor.faults, **self._guard.faults}
+
+    @property
+    def mode(self) -> Mode:
+        """What it does at present."""
+        return "governing" if self.active else "observing"
+
+    @property
+    def active(self) -> bool:
+        """Whether lengths are being chosen."""
+        return self.governing and not self._guard.benched(self.num_steps)
+
+    def _fail(self, error: Exception) -> None:
+        self._guard.count("host", repr(error))
+        self._guard.bench(self.num_steps)
+        self._start_anew()
+
+    def plan(self, scheduler: Any, output: Any) -> None:
+        """Choose what to draft in a step that was just scheduled, for the next to verify.
+
+        Called before the scheduler takes note of what it scheduled.
+        """
+        self.num_steps += 1
+        if not self.active:
+            return
+        started_s = self._clock()
+        try:
+            self._plan(scheduler, output, started_s)
+        except Exception as error:
+            self._fail(error)
+        self.decision_s += self._clock() - started_s
+
+    def _plan(self, scheduler: Any, output: Any, now_s: float) -> None:
+        num_tokens = output.num_scheduled_tokens
+        if not num_tokens:
+            return
+        before, readied = self._course, self._readied
+        course = self._steer(scheduler, num_tokens)
+        drafts = output.scheduled_spec_decode_tokens
+        flight = Flight(
+            output,
+            output.total_num_scheduled_tokens,
+            num_tokens,
+            {name: len(draft) for name, draft in drafts.items()},
+            before,
+            readied,
+            self._found,
+            course.draft_len,
+            now_s,
+        )
+        self._flights.append(flight)
+        self._course, self._readied, self._found = course, num_tokens, None
+        if self.traits.per_step:
+            output.num_spec_tokens_to_schedule = course.draft_len
+
+    def _steer(self, scheduler: Any, num_tokens: Mapping[str, int]) -> Course:
+        """The course for this step: the old one if it will do."""
+        course = self._course
+        self._steps_left -= 1
+        if course is not None and self._steps_left > 0:
+            lengths = course.lengths
+            joined = [name for name in num_tokens if name not in lengths]
+            if not joined:
+                return course
+            few = _NEW_SHARE * len(joined) <= len(num_tokens)
+            if few and self._steps_in_room(scheduler, joined) >= self._steps_left:
+                lengths.update(dict.fromkeys(joined, course.default))
+                return course
+        return self._replan(scheduler, list(num_tokens))
+
+    def _steps_in_room(self, scheduler: Any, names: list[str]) -> int:
+        """Steps for which the drafter surely has room for all of these texts."""
+        longest = max(scheduler.requests[name].num_tokens for name in names)
+        # A step adds what was drafted and a token; some steps are on their way.
+        per_step = self.traits.max_draft_len + 1
+        room = (self.traits.drafter_max_len - longest) // per_step
+        return int(room) - self.traits.feedback_delay - 1
+
+    def _replan(self, scheduler: Any, names: list[str]) -> Course:
+        """Hand in what was learned, and ask the governor."""
+        self._hand_in()
+        room = self._steps_in_room(scheduler, names)
+        if room < 0:
+            # The runner drafts nothing here, and fills in tokens that are no drafts.
+            self._steps_left, self.draft_len = 1, 0.0
+            return Course(None, dict.fromkeys(names, 0), 0, 0.0)
+        plan = self.governor.plan(
+            self._ledger.slots(names),
+            context_len=np.array(
+                [scheduler.requests[name].num_tokens for name in names], np.int32
+            ),
+            num_waiting=len(scheduler.waiting),
+        )
+        most = int(self._lengths[self._lengths.searchsorted(plan.draft_len.max(), "right") - 1])
+        lengths = np.minimum(plan.draft_len, most)
+        view = self.governor.view
+        probing = view is not None and view.probe_len is not None
+        self._steps_left = min(_PROBE_STEPS if probing else HOLD_STEPS, room + 1)
+        self.draft_len = float(lengths.mean())
+        return Course(
+            plan.step_id,
+            dict(zip(names, lengths.tolist(), strict=True)),
+            most if self.traits.per_step else self.traits.max_draft_len,
+            self.draft_len,
+        )
+
+    def hold(self, scheduler: Any, output: Any) -> None:
+        """Make room for as many drafted tokens as are planned, where drafts stay in the worker.
+
+        Called after the scheduler made room for the most.
+        """
+        course = self._course
+        if not self.active or course is None:
+            return
+        started_s = self._clock()
+        try:
+            for name in output.num_scheduled_tokens:
+                request, length = scheduler.requests[name], course.lengths[name]
+                if len(request.spec_token_ids) > length:
+                    request.spec_token_ids = request.spec_token_ids[:length]
+        except Exception as error:
+            self._fail(error)
+        self.decision_s += self._clock() - started_s
+
+    def cut(self, names: list[str], drafts: list[list[int]]) -> list[list[int]]:
+        """The finished drafts of a step, each as long as was planned before it was made."""
+        course = self._course
+        if not self.active or course is None:
+            return drafts
+        started_s = self._clock()
+        try:
+            if self._finds_less:
+                self._found = dict(zip(names, map(len, drafts), strict=True))
+            get, most = course.lengths.get, len(drafts) and max(map(len, drafts))
+            drafts = [
+                draft[:length] if (length := get(name, most)) < len(draft) else draft
+                for name, draft in zip(names, drafts, strict=True)
+            ]
+        except Exception as error:
+            self._fail(error)
+        self.decision_s += self._clock() - started_s
+        return drafts
+
+    def count(self, name: str, num_proposed: int, num_accepted: int) -> None:
+        """The engine counts what was proposed for a request and accepted."""
+        self.num_proposed += num_proposed
+        self.num_accepted += num_accepted
+        self._counts[name] = (num_proposed, num_accepted)
+
+    def observe(self, scheduler: Any, output: Any, runner_output: Any) -> None:
+        """Take in a step's output, after the scheduler did."""
+        counts, self._counts = self._counts, {}
+        if self._publisher.wanted or not scheduler.running:
+            self._publish()
+        if not self._flights:
+            return
+        now_s = self._clock()
+        try:
+            flight = self._flights.popleft()
+            while flight.output is not output:  # the engine dropped a step
+                flight = self._flights.popleft()
+            flight.ended_s, flight.counts = now_s, counts
+            flight.idle_after = not scheduler.running
+            flight.sampled = runner_output.sampled_token_ids
+            flight.index = runner_output.req_id_to_index
+            flight.output = None
+            self._landed.append(flight)
+        except Exception as error:
+            self._fail(error)
+        self.decision_s += self._clock() - now_s
+
+    def _hand_in(self) -> None:
+        """Tell the governor what the steps showed that ended since the last plan."""
+        landed, self._landed = self._landed, []
+        outcomes = all_outcomes(landed, self._ledger)
+        self.num_rounds += sum(len(outcome.slots) for outcome in outcomes)
+        self.governor.observe_many(outcomes, self._costs.costs(landed))
+        self._ledger.settle()
+
+    def free(self, name: str) -> None:
+        """The engine is done with a request."""
+        self._ledger.free(name)
+
+    def _publish(self) -> None:
+        view = self.governor.view
+        self._publisher.publish(
+            Status(
+                mode=self.mode,
+                policy=self.governor.policy_name,
+                draft_len=self.draft_len,
+                price=math.nan if view is None else view.price,
+                num_rounds=self.num_rounds,
+                num_proposed=self.num_proposed,
+                num_accepted=self.num_accepted,
+                num_decisions=self.num_steps,
+                decision_s=self.decision_s,
+                fallbacks=self.fallbacks,
+            )
+        )
+
+    def close(self) -> None:
+        """Write out what is pending."""
+        self._publisher.close()
+        self.governor.close()
