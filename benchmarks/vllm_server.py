@@ -21,6 +21,7 @@ from pathlib import Path
 import aiohttp
 
 from benchmarks.vllm_load import Job, Phase
+from benchmarks.vllm_summary import read_metrics
 
 ROOT = Path(__file__).parents[1]
 MAX_NUM_SEQS = 32
@@ -34,7 +35,6 @@ FLAGS = (
     "--no-enable-prefix-caching",
     "--disable-uvicorn-access-log",
 )  # fmt: skip
-COUNTERS = ("vllm:spec_decode_num_draft", "vllm:spec_decode_num_accepted_tokens_total", "flyball_")
 
 
 class ServerError(RuntimeError):
@@ -90,6 +90,8 @@ class Server:
         self.name = name
         self.engine_core, *self.host_cores = sorted(os.sched_getaffinity(0))
         self._log = folder / f"{name.replace(' ', '-')}.log"
+        self._metrics = folder / f"{name.replace(' ', '-')}-metrics"
+        self._metrics.mkdir()
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             port = probe.getsockname()[1]
@@ -117,6 +119,7 @@ class Server:
             "VLLM_CPU_KVCACHE_SPACE": "1",
             "VLLM_CPU_OMP_THREADS_BIND": str(self.engine_core),
             "OMP_NUM_THREADS": "1",
+            "FLYBALL_METRICS_DIR": str(self._metrics),
             "PYTHONPATH": os.pathsep.join(filter(None, paths)),
         }
 
@@ -186,15 +189,13 @@ class Server:
         return Done(start_s, time.monotonic(), tuple(answer["choices"][0]["token_ids"]))
 
     async def counters(self) -> dict[str, float]:
-        """Sums over labels of the counters that tell of drafts, and of all that are Flyball's."""
+        """The counters of interest; the governor's may be a second old."""
         async with self._session.get(f"{self._url}/metrics") as response:
-            lines = (await response.text()).splitlines()
-        found: dict[str, float] = {}
-        for line in lines:
-            name = line.partition("{")[0].partition(" ")[0]
-            if name.startswith(COUNTERS) and not name.endswith(("_created", "_bucket")):
-                found[name] = found.get(name, 0.0) + float(line.rpartition(" ")[2])
-        return found
+            texts = [await response.text()]
+        # Where Flyball's plugin is not installed, nothing carries these files into /metrics.
+        files = self._metrics.glob("*.prom")
+        texts += [file.read_text(encoding="utf-8") for file in files]
+        return read_metrics("\n".join(texts))
 
     async def __aenter__(self) -> Server:
         """The server, which may still be starting."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -21,10 +23,31 @@ from benchmarks.vllm_variants import (
 )
 
 PHASED = "phased"
+SPECULATION = "vllm:spec_decode_num_"
+GOVERNED = "flyball_"
 DRAFTED = "vllm:spec_decode_num_draft_tokens_total"
 ACCEPTED = "vllm:spec_decode_num_accepted_tokens_total"
+_ENGINE = re.compile(r'engine="[^"]*",?')
 Counters = Mapping[str, float]
 Summary = dict[str, Any]
+
+
+def read_metrics(text: str) -> dict[str, float]:
+    """What Prometheus' text format tells of drafts, and all that is Flyball's.
+
+    Labels of vLLM's are summed up; Flyball's stay in the name, but for the engine's.
+    """
+    found: dict[str, float] = {}
+    for line in text.splitlines():
+        full, _, value = line.rpartition(" ")
+        name = full.partition("{")[0]
+        if name.endswith("_created"):
+            continue
+        if name.startswith(SPECULATION):
+            found[name] = found.get(name, 0.0) + float(value)
+        elif name.startswith(GOVERNED) and not math.isnan(float(value)):
+            found[_ENGINE.sub("", full).replace("{}", "")] = float(value)
+    return found
 
 
 def stream_of(load: int) -> str:
@@ -78,7 +101,7 @@ class Log:
         self.runs.setdefault(key, []).append(run)
         sums = self.counters.setdefault(key, {})
         for name, value in after.items():
-            if name.endswith(("_total", "_count", "_sum")):
+            if name.partition("{")[0].endswith(("_total", "_count", "_sum")):
                 sums[name] = sums.get(name, 0.0) + value - before.get(name, 0.0)
             else:
                 sums[name] = value
@@ -195,6 +218,11 @@ def _of_method(log: Log, method: str) -> Summary:
         "governed_vs_k0": to(GOVERNOR, k0),
         "k0_vs_off": to(k0, OFF, ""),
         "best_table_vs_best_static": to_best_static(TABLE, (PHASED,)),
+        "governor_modes": [
+            name
+            for name, value in log.counters[method, GOVERNOR, PHASED].items()
+            if name.startswith(f"{GOVERNED}mode") and value
+        ],
         "num_unlike_off": sum(
             num_differing(log, runs, stream)
             for (m, _, stream), runs in log.runs.items()

@@ -28,6 +28,7 @@ from benchmarks.vllm_summary import (
     Measured,
     best_static,
     rates_by_length,
+    read_metrics,
     rows,
     stream_of,
     summary,
@@ -141,3 +142,20 @@ def test_the_median_repetition_gives_the_rate() -> None:
     (row,) = rows(log)
     assert row["tokens_per_s"] == pytest.approx(50)
     assert row["counters"] == {"flyball_draft_len": 2.0}
+
+
+def test_metrics_of_drafts_and_of_the_governor_are_read() -> None:
+    text = """# HELP vllm:spec_decode_num_draft_tokens_total Number of draft tokens.
+vllm:spec_decode_num_draft_tokens_total{engine="0",model_name="m"} 8.0
+vllm:spec_decode_num_draft_tokens_total{engine="1",model_name="m"} 2.0
+vllm:spec_decode_num_draft_tokens_created{engine="0",model_name="m"} 1.7e+09
+vllm:request_success_total{engine="0"} 3.0
+flyball_mode{engine="0",mode="governing"} 1.0
+flyball_draft_len{engine="0"} 2.5
+flyball_price_tokens_per_second{engine="0"} NaN
+"""
+    assert read_metrics(text) == {
+        DRAFTED: 10.0,
+        'flyball_mode{mode="governing"}': 1.0,
+        "flyball_draft_len": 2.5,
+    }
