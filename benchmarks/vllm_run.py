@@ -13,7 +13,8 @@ import numpy as np
 
 from benchmarks.report import progress
 from benchmarks.vllm_load import LOADS, Phase, Prompts, mixed_phase, phases
-from benchmarks.vllm_server import Answers, Server
+from benchmarks.vllm_quiet import Side, Watch
+from benchmarks.vllm_server import Server
 from benchmarks.vllm_summary import PHASED, Log, Measured, rates_by_length, stream_of
 from benchmarks.vllm_variants import (
     GOVERNOR,
@@ -78,12 +79,23 @@ class Bench:
             await self._stack.aclose()
             raise
         os.sched_setaffinity(0, self._servers[OFF].host_cores)
+        self._sides = self._own()
         return self
 
     async def __aexit__(self, *_: object) -> None:
         """Stop the servers and take back their core."""
         os.sched_setaffinity(0, self._cores)
         await self._stack.aclose()
+
+    def _own(self) -> tuple[Side, Side]:
+        servers = self._servers.values()
+        engines = tuple(process for server in servers for process in server.engine_processes)
+        hosts = tuple(process for server in servers for process in server.api_processes)
+        off = self._servers[OFF]
+        return (
+            Side((off.engine_core,), engines),
+            Side(tuple(off.host_cores), (os.getpid(), *hosts)),
+        )
 
     def _start(self, variant: Variant, policy: Path) -> Server:
         flags = ["--model", str(self._target)]
@@ -143,14 +155,13 @@ class Bench:
             write_table(variant.table, table_file(variant.server, self._folder))
         before = await server.counters()
         for number, phase in enumerate(chosen):
+            watch = Watch(self._sides)
             answers = await server.run(phase)
+            disturbed = watch.disturbed()
             after = await server.counters()
-            measured = _measured(phase, answers, (rep, number), stream == PHASED)
-            self.log.add(variant, stream, measured, before, after)
+            tokens, seconds = answers.whole() if stream == PHASED else answers.steady()
+            texts = tuple(done.tokens for done in answers.done)
+            unit = (rep, number)
+            run = Measured(unit, phase.load, phase.domain, tokens, seconds, texts, disturbed)
+            self.log.add(variant, stream, run, before, after)
             before = after
-
-
-def _measured(phase: Phase, answers: Answers, unit: tuple[int, int], whole: bool) -> Measured:
-    tokens, seconds = answers.whole() if whole else answers.steady()
-    texts = tuple(done.tokens for done in answers.done)
-    return Measured(unit, phase.load, phase.domain, tokens, seconds, texts)

@@ -82,13 +82,22 @@ class Answers:
 
 
 class Server:
-    """One `vllm serve`; use it inside `async with`, which stops it."""
+    """One `vllm serve`; use it inside `async with`, which stops it.
+
+    Attributes:
+        engine_core: the core of the engine's processes, once it is ready.
+        host_cores: those of the API server, and of the clients.
+        engine_processes: scheduler, worker and their helpers.
+        api_processes: what answers HTTP.
+    """
 
     def __init__(
         self, name: str, flags: Sequence[str], environment: Mapping[str, str], folder: Path
     ) -> None:
         self.name = name
         self.engine_core, *self.host_cores = sorted(os.sched_getaffinity(0))
+        self.engine_processes: list[int] = []
+        self.api_processes: list[int] = []
         self._log = folder / f"{name.replace(' ', '-')}.log"
         self._metrics = folder / f"{name.replace(' ', '-')}-metrics"
         self._metrics.mkdir()
@@ -132,10 +141,11 @@ class Server:
                 raise ServerError(f"the server {self.name!r} did not start:\n{tail}")
             await asyncio.sleep(0.5)
         for process in self._processes():
-            api = process == self._process.pid
+            engine = process != self._process.pid
+            (self.engine_processes if engine else self.api_processes).append(process)
             for thread in Path(f"/proc/{process}/task").iterdir():
                 os.sched_setaffinity(
-                    int(thread.name), self.host_cores if api else [self.engine_core]
+                    int(thread.name), [self.engine_core] if engine else self.host_cores
                 )
 
     async def _healthy(self) -> bool:

@@ -29,7 +29,7 @@ from flyball.demo.widen import save_for_vllm
 
 COLUMNS = (
     "variant", "method", "tokens_per_s", "drafted", "accepted", "acceptance", "num_unlike_off",
-    "num_texts",
+    "num_texts", "disturbed",
 )  # fmt: skip
 REPETITIONS = 3
 # The CPU build of vLLM goes by a name of its own.

@@ -69,6 +69,7 @@ class Measured:
         tokens: answered, in the seconds that count.
         seconds: the steady part at a load, all of it in a phased run.
         texts: tokens of every answer.
+        disturbed: share of the cores that other programs took meanwhile.
     """
 
     unit: tuple[int, int]
@@ -77,6 +78,7 @@ class Measured:
     tokens: float
     seconds: float
     texts: tuple[tuple[int, ...], ...]
+    disturbed: float
 
 
 @dataclass
@@ -177,10 +179,11 @@ def _row(log: Log, method: str, name: str, stream: str) -> dict[str, Any]:
         "acceptance": accepted / drafted if accepted is not None and drafted else None,
         "num_texts": sum(len(run.texts) for run in runs),
         "num_unlike_off": num_differing(log, runs, stream),
+        "disturbed": max(run.disturbed for run in runs),
         "units": [
             {
                 "repetition": run.unit[0], "load": run.load, "domain": run.domain,
-                "tokens": run.tokens, "seconds": run.seconds,
+                "tokens": run.tokens, "seconds": run.seconds, "disturbed": run.disturbed,
             }
             for run in runs
         ],
@@ -189,8 +192,12 @@ def _row(log: Log, method: str, name: str, stream: str) -> dict[str, Any]:
 
 
 def summary(log: Log, methods: Sequence[str]) -> Summary:
-    """Every comparison, by method."""
-    return {method: _of_method(log, method) for method in methods}
+    """Every comparison, by method, and how quiet the machine was."""
+    disturbed = [run.disturbed for runs in log.runs.values() for run in runs]
+    return {
+        **{method: _of_method(log, method) for method in methods},
+        "mean_disturbed": float(np.mean(disturbed)),
+    }
 
 
 def _of_method(log: Log, method: str) -> Summary:

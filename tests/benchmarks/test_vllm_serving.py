@@ -19,6 +19,7 @@ from benchmarks.vllm_load import (
     mixed_phase,
     phases,
 )
+from benchmarks.vllm_quiet import busy_ticks, worst
 from benchmarks.vllm_summary import (
     ACCEPTED,
     DRAFTED,
@@ -54,7 +55,7 @@ def add(
     for stream in STREAMS if only is None else (only,):
         for rep in range(2):
             load = 1 if stream == PHASED else int(stream.removeprefix("load "))
-            run = Measured((rep, 0), load, MIXED, 100.0, seconds, ((text,), (8,)))
+            run = Measured((rep, 0), load, MIXED, 100.0, seconds, ((text,), (8,)), 0.0)
             before, after = {DRAFTED: 5.0, ACCEPTED: 5.0}, {DRAFTED: 15.0, ACCEPTED: 9.0}
             log.add(Variant(method, name), stream, run, before, after)
 
@@ -137,7 +138,7 @@ def test_rows_count_drafts_and_texts_unlike_those_of_the_engine_alone(log: Log) 
 def test_the_median_repetition_gives_the_rate() -> None:
     log = Log()
     for rep, seconds in enumerate((1.0, 2.0, 10.0)):
-        run = Measured((rep, 0), 1, MIXED, 100.0, seconds, ())
+        run = Measured((rep, 0), 1, MIXED, 100.0, seconds, (), 0.0)
         log.add(Variant("", OFF), stream_of(1), run, {}, {"flyball_draft_len": float(rep)})
     (row,) = rows(log)
     assert row["tokens_per_s"] == pytest.approx(50)
@@ -159,3 +160,13 @@ flyball_price_tokens_per_second{engine="0"} NaN
         'flyball_mode{mode="governing"}': 1.0,
         "flyball_draft_len": 2.5,
     }
+
+
+def test_a_core_is_busy_with_all_that_is_not_idle_or_waiting() -> None:
+    stat = "cpu  9 9 9 9 9 9 9 9 0 0\ncpu0 1 2 4 900 900 8 16 32 0 0\ncpu1 1 1 1 1 1 1 1 1 0 0\n"
+    assert busy_ticks(stat, 0) == 63
+
+
+def test_the_worse_side_counts_and_rounding_does_not() -> None:
+    assert worst([-0.01, 0.2]) == 0.2
+    assert worst([-0.01, -0.02]) == 0.0
