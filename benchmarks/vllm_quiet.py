@@ -18,11 +18,12 @@ class Side:
     cores: tuple[int, ...]
     processes: tuple[int, ...]
 
-    def foreign_ticks(self) -> int:
-        """Ticks of these cores that went to anything else so far, the hypervisor included."""
-        own = sum(_ticks_of(process) for process in self.processes)
+    def ticks(self) -> tuple[int, dict[int, int]]:
+        """Busy ticks of these cores so far, and those of each process that lives."""
         stat = Path("/proc/stat").read_text(encoding="ascii")
-        return sum(busy_ticks(stat, core) for core in self.cores) - own
+        own = {process: _ticks_of(process) for process in self.processes}
+        busy = sum(busy_ticks(stat, core) for core in self.cores)
+        return busy, {process: ticks for process, ticks in own.items() if ticks is not None}
 
 
 def busy_ticks(stat: str, core: int) -> int:
@@ -32,8 +33,12 @@ def busy_ticks(stat: str, core: int) -> int:
     return user + nice + system + irq + softirq + steal
 
 
-def _ticks_of(process: int) -> int:
-    fields = Path(f"/proc/{process}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
+def _ticks_of(process: int) -> int | None:
+    try:
+        stat = Path(f"/proc/{process}/stat").read_text(encoding="utf-8")
+    except FileNotFoundError:  # a helper that a server needed only at its start
+        return None
+    fields = stat.rpartition(")")[2].split()
     return int(fields[11]) + int(fields[12])
 
 
@@ -47,16 +52,17 @@ class Watch:
     def __init__(self, sides: Sequence[Side]) -> None:
         self._sides = sides
         self._start_s = time.monotonic()
-        self._start = self._foreign()
-
-    def _foreign(self) -> list[int]:
-        return [side.foreign_ticks() for side in self._sides]
+        self._start = [side.ticks() for side in sides]
 
     def disturbed(self) -> float:
         """Share of a side's cores that went to others since the start; the worse side's."""
         ticks = (time.monotonic() - self._start_s) * TICKS_PER_S
-        gained = zip(self._foreign(), self._start, self._sides, strict=True)
-        return worst((now - then) / len(side.cores) / ticks for now, then, side in gained)
+        shares = []
+        for side, (busy_then, own_then) in zip(self._sides, self._start, strict=True):
+            busy, own = side.ticks()
+            mine = sum(now - own_then[process] for process, now in own.items())
+            shares.append((busy - busy_then - mine) / len(side.cores) / ticks)
+        return worst(shares)
 
 
 def worst(shares: Iterable[float]) -> float:
