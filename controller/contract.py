@@ -137,6 +137,7 @@ class Cost:
         draft_s: seconds in the draft, if known.
         verify_s: seconds in the verification, if known.
         draft: which draft ran these steps; at most one a round steps.
+        num_rounds: how many rounds that were alike it stands for, as their median.
     """
 
     step_id: int
@@ -147,6 +148,7 @@ class Cost:
     draft_s: float | None = None
     verify_s: float | None = None
     draft: int = 0
+    num_rounds: int = 1
 
     @property
     def sound(self) -> bool:

@@ -78,7 +78,8 @@ def _first_rows(run: NDArray[np.int64], number: NDArray[np.int64]) -> NDArray[np
     order = np.lexsort((number, run))
     new = np.ones(len(order), np.bool_)
     new[1:] = (np.diff(run[order]) != 0) | (np.diff(number[order]) != 0)
-    return order[new]
+    first: NDArray[np.intp] = order[new]
+    return first
 
 
 def _rows_beyond(count: NDArray[np.int32]) -> NDArray[np.int64]:

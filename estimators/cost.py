@@ -28,7 +28,8 @@ def lower_hull(seconds: Floats) -> Floats:
                 break
             corners.pop()
         corners.append(i)
-    return np.interp(np.arange(len(seconds)), corners, seconds[corners])
+    hull: Floats = np.interp(np.arange(len(seconds)), corners, seconds[corners])
+    return hull
 
 
 def marginal_seconds(round_s: Floats) -> Floats:
@@ -51,7 +52,8 @@ class Curve:
 
     First samples carry one-off costs (allocation, caches), hence a lower one replaces them; later
     a sample counts at most as twice what was expected, so that a step that the operating system
-    interrupted does not move the curve far.
+    interrupted does not move the curve far. A sample that stands for several measurements, as
+    their median, counts as so many, and is neither replaced nor bounded.
 
     Args:
         max_x: right end of the domain; the left end is 1.
@@ -82,27 +84,32 @@ class Curve:
         if last > first:
             rise = max(0.0, (values[last] - values[first]) / (last - first))
             result[last + 1 :] += rise * np.arange(1, len(result) - last)
-        return result
+        faded = (np.array(self._weights) > 0.0) & (np.array(self._weights) * self._fade < 0.5)
+        return np.where(faded, np.minimum(result, values), result)
 
-    def update(self, x: int, y: float) -> None:
-        """Learn that the function was y > 0 at x."""
+    def update(self, x: int, y: float, num_samples: int = 1) -> None:
+        """Learn that the function was y > 0 at x, `num_samples` times."""
         place = x - 1
-        self._fade *= self._keep
+        self._fade *= self._keep**num_samples
         if self._fade < 1e-9:
             self._weights = [weight * self._fade for weight in self._weights]
             self._values = [value * self._drift for value in self._values]
             self._fade = self._drift = 1.0
-        count = self._weights[place] * self._fade + 1.0
-        if count < 1.5:
-            count, value = 1.0, y
+        before = self._weights[place] * self._fade
+        count = before + num_samples
+        if before < 0.5:
+            count, value = float(num_samples), y
         else:
             value = self._values[place] * self._drift
-            if count <= WARM_UP:
+            if num_samples == 1 and count <= WARM_UP:
                 value = min(y, value)
             else:
-                error = min(y / value - 1.0, 1.0)
-                self._drift *= 1.0 + self._floor * error
-                value *= 1.0 + max(self._floor, 1.0 / count) * error
+                error = y / value - 1.0
+                if num_samples == 1:
+                    error = min(error, 1.0)
+                floor = 1.0 - (1.0 - self._floor) ** num_samples
+                self._drift *= 1.0 + floor * error
+                value *= 1.0 + max(floor, num_samples / count) * error
         self._weights[place], self._values[place] = count / self._fade, value / self._drift
 
     def lower(self, slope: float) -> None:
@@ -205,8 +212,9 @@ class CostEstimator:
         draft_s: float | None,
         verify_s: float | None,
         draft: int = 0,
+        num_rounds: int = 1,
     ) -> None:
-        """Learn from one round.
+        """Learn from one round, or from the median of several that were alike.
 
         Args:
             batch_size: requests that the forwards ran over.
@@ -216,6 +224,7 @@ class CostEstimator:
             draft_s: of them in the draft, if known.
             verify_s: of them in the verification, if known.
             draft: which one stepped, among those that do.
+            num_rounds: how many rounds it stands for.
         """
         bucket = self._bucket(batch_size)
         bucket.num_rounds += 1
@@ -227,7 +236,7 @@ class CostEstimator:
             bucket.verify.lower(step_cost)
             bucket.whole = False
         verifying = step_s - drafting if verify_s is None else verify_s
-        bucket.verify.update(min(verify_len, len(self._lengths)), max(verifying, 1e-9))
-        bucket.host.update(1, max(1e-9, step_s - drafting - verifying))
+        bucket.verify.update(min(verify_len, len(self._lengths)), max(verifying, 1e-9), num_rounds)
+        bucket.host.update(1, max(1e-9, step_s - drafting - verifying), num_rounds)
         if num_draft_steps > 0 and not bucket.whole:
-            bucket.step[draft].update(1, max(1e-9, step_cost))
+            bucket.step[draft].update(1, max(1e-9, step_cost), num_rounds)

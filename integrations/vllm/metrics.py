@@ -105,11 +105,14 @@ def _way_across(engine: str) -> Callable[[Status], None]:
             f"expected {METRICS_DIR} or {MULTIPROC_DIR} to name a folder, but neither is set; "
             "the plugin sets the first: let VLLM_PLUGINS name flyball"
         )
+    if not Path(directory).is_dir():
+        raise HostError(f"expected {METRICS_DIR} to name a folder, but got {directory}")
     metrics = GovernorMetrics(engine, registry)
     path = engine_file(Path(directory), engine)
 
     def show(status: Status) -> None:
         metrics.update(status)
-        write_to_textfile(str(path), registry)
+        if path.parent.is_dir():  # whoever made it removes it at exit
+            write_to_textfile(str(path), registry)
 
     return show

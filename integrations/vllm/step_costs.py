@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from dataclasses import replace
 
 from flyball.controller.contract import Cost
 from flyball.estimators.step_split import StepSplit
@@ -35,7 +36,10 @@ class StepCosts:
                 size = round(math.log2(cost.batch_size))
                 kind = (size, cost.verify_len, cost.num_draft_steps)
                 kinds.setdefault(kind, []).append(cost)
-        return [sorted(same, key=_step_s)[len(same) // 2] for same in kinds.values()]
+        return [
+            replace(sorted(same, key=_step_s)[len(same) // 2], num_rounds=len(same))
+            for same in kinds.values()
+        ]
 
     def _cost(self, flight: Flight) -> Cost | None:
         """The cost of the round that this step verified, if it can be told."""
