@@ -128,6 +128,8 @@ class Server:
             "VLLM_CPU_KVCACHE_SPACE": "1",
             "VLLM_CPU_OMP_THREADS_BIND": str(self.engine_core),
             "OMP_NUM_THREADS": "1",
+            # The n-gram drafter sets torch's threads to numba's, which would wait busily.
+            "NUMBA_NUM_THREADS": "1",
             "FLYBALL_METRICS_DIR": str(self._metrics),
             "PYTHONPATH": os.pathsep.join(filter(None, paths)),
         }

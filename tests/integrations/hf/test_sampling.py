@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 import torch
 from hf_texts import shuffle_drafts
-from scipy.stats import chi2
+from text_statistics import SteppedCost, count_texts, p_value
 from transformers import LogitsProcessorList, TemperatureLogitsWarper, TopPLogitsWarper
 
 from flyball.controller.governor import DraftInfo, HostInfo
@@ -41,23 +41,6 @@ POLICIES: dict[str, dict[str, Any]] = {
     "goodput": {"policy": "goodput", "max_draft_len": 4},
     "goodput_ragged": {"policy": "goodput", "max_draft_len": 4},
 }
-
-
-class SteppedCost:
-    """Costs that jump, so that lengths differ from round to round and from row to row."""
-
-    def next_probe(self, *args: object) -> None:
-        return None
-
-    def measured(self, batch_size: int) -> bool:
-        return True
-
-    def round_s(self, batch_size: int) -> np.ndarray:
-        drafting, looking_up = [1.0, 1.4, 1.45, 1.5, 1.9], [1.0, 1.3, 1.33, 1.37, 1.7]
-        return np.array([drafting, looking_up])
-
-    def update(self, *args: object) -> None:
-        pass
 
 
 def expected_probs(model: Any, warp: dict[str, float]) -> np.ndarray:
@@ -91,13 +74,8 @@ def draw_counts(gov: GovernedGenerate, model: Any, warp: dict[str, float]) -> np
             **warp,
         )
         if call >= 5:
-            counts += count_texts(out.numpy())
+            counts += count_texts(out.numpy()[:, len(PROMPT) :], VOCAB)
     return counts
-
-
-def count_texts(texts: np.ndarray) -> np.ndarray:
-    place = VOCAB ** np.arange(LENGTH)[::-1]
-    return np.bincount(texts[:, len(PROMPT) :] @ place, minlength=VOCAB**LENGTH)
 
 
 def draw_counts_from_a_queue(
@@ -110,19 +88,7 @@ def draw_counts_from_a_queue(
     with torch.inference_mode():
         queue = deque([lambda: prompts] * (CALLS * ROWS))
         texts = gov._assemble(ROWS, config, queue, prompts).run()
-    return count_texts(np.stack(texts))
-
-
-def p_value(counts: np.ndarray, probs: np.ndarray) -> float:
-    """Chi-square of the joint distribution; rare texts are pooled into one cell."""
-    assert counts[probs == 0].sum() == 0, "a text of probability zero was drawn"
-    expected = probs * counts.sum()
-    rare = expected < 10
-    observed = np.append(counts[~rare], counts[rare].sum())
-    expected = np.append(expected[~rare], expected[rare].sum())
-    used = expected > 0
-    statistic = ((observed[used] - expected[used]) ** 2 / expected[used]).sum()
-    return float(chi2.sf(statistic, used.sum() - 1))
+    return count_texts(np.stack(texts)[:, len(PROMPT) :], VOCAB)
 
 
 @pytest.fixture(scope="module")
