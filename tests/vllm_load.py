@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
-from vllm_engine import FakeEngine
 from vllm_fake import NUM_TOKENS
+from vllm_fake_engine import FakeEngine
 
 REGEX = r"[0-9]{3,8}(-[a-z]{1,4}){1,6}"
 

@@ -50,7 +50,10 @@ def make_engine(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Any]]
     monkeypatch.setenv("VLLM_PLUGINS", "")  # ours would leave its marks on this process
     # Collects all garbage three times, which costs more than all else here.
     monkeypatch.setattr("vllm.v1.engine.core.freeze_gc_heap", lambda: None)
-    from vllm_engine import FakeEngine, make_config  # vLLM reads the environment when imported
+    from vllm_fake_engine import (  # vLLM reads the environment when imported
+        FakeEngine,
+        make_config,
+    )
 
     engines: list[FakeEngine] = []
 

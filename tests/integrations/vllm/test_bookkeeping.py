@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import pytest
 from vllm.v1.core.sched.interface import PauseState
-from vllm_engine import EOS, FakeEngine, make_config
+from vllm_fake_engine import EOS, FakeEngine, make_config
 from vllm_load import put_under_load
 
 from flyball.integrations.vllm.pilot import HOLD_STEPS, Pilot

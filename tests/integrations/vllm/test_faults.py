@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from vllm_engine import FakeEngine
+from vllm_fake_engine import FakeEngine
 from vllm_load import put_under_load
 
 from flyball.controller import guard
