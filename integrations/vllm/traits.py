@@ -94,6 +94,8 @@ def _why_observe_only(vllm_config: Any, table: Any) -> str:
     parallel = vllm_config.parallel_config
     if parallel.data_parallel_size > 1:
         return "data-parallel ranks that draft different numbers of tokens would deadlock"
+    if parallel.pipeline_parallel_size > 1:
+        return "pipeline stages verify drafts later than in the step after they were made"
     if parallel.distributed_executor_backend == "external_launcher":
         return "an external launcher needs every rank to schedule alike"
     if table is None:
