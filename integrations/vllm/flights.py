@@ -118,6 +118,8 @@ class Flight:
         if not counts:
             return None
         proposed, accepted = np.array(list(counts.values()), np.int32).T.copy()
+        # Where a grammar ends nothing is refused: vLLM counts more accepted than proposed there.
+        accepted = np.minimum(accepted, proposed)
         exhausted = None
         if found is not None:
             wanted = course.lengths
