@@ -106,6 +106,10 @@ class Pilot:
     def _fail(self, error: Exception) -> None:
         self._guard.count("host", repr(error))
         self._guard.bench(self.num_steps)
+        try:
+            self._ledger.close()
+        except Exception as another:
+            self._guard.count("host", repr(another))
         self._start_anew()
 
     def plan(self, scheduler: Any, output: Any) -> None:
@@ -285,7 +289,8 @@ class Pilot:
 
     def free(self, name: str) -> None:
         """The engine is done with a request."""
-        self._ledger.free(name)
+        if self.active:
+            self._ledger.free(name)
 
     def _publish(self) -> None:
         view = self.governor.view
@@ -306,5 +311,9 @@ class Pilot:
 
     def close(self) -> None:
         """Write out what is pending."""
+        for finish in (self._hand_in, self._publish, self.governor.close):
+            try:
+                finish()
+            except Exception as error:
+                self._fail(error)
         self._publisher.close()
-        self.governor.close()
