@@ -180,7 +180,7 @@ class Pilot:
             self._steps_left, self.draft_len = 1, 0.0
             return Course(None, dict.fromkeys(names, 0), 0, 0.0)
         plan = self.governor.plan(
-            self._ledger.slots(names),
+            self._ledger.slots(names, since=self._oldest_plan()),
             context_len=np.array(
                 [scheduler.requests[name].num_tokens for name in names], np.int32
             ),
@@ -198,6 +198,17 @@ class Pilot:
             most if self.traits.per_step else self.traits.max_draft_len,
             self.draft_len,
         )
+
+    def _oldest_plan(self) -> int | None:
+        """The earliest plan whose drafts are still to be told of; None where there is none.
+
+        Requests that joined under it, and are admitted only now, have a part in it.
+        """
+        courses = [flight.before for flight in self._flights]
+        if self._latest is not None:
+            courses.append(self._latest.course)
+        ids = (course.plan_id for course in courses if course is not None)
+        return next((plan_id for plan_id in ids if plan_id is not None), None)
 
     def hold(self, scheduler: Any, output: Any) -> None:
         """Make room for as many drafted tokens as are planned, where drafts stay in the worker.
