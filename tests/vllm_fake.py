@@ -189,11 +189,8 @@ class FakeWorker:
             for right in self._rng.random(found) < self._skill:
                 token = self._right(name, text.tokens + drafts)
                 drafts.append(token if right else int(self._rng.integers(1, NUM_TOKENS)))
-            text.drafts, text.made_in, text.real = (
-                tuple(drafts if fits else [0] * most),
-                step,
-                fits,
-            )
+            text.drafts = tuple(drafts if fits else [0] * most)
+            text.made_in, text.real = step, fits
             self.found[step][name] = found if fits else 0
         self._taken = None
         if not self._late or self._output.has_structured_output_requests:

@@ -1,18 +1,15 @@
-"""An engine core of vLLM over fabricated workers, which keeps its own books.
+"""An engine core of vLLM over fabricated workers.
 
-Everything that schedules, queues outputs, aborts and compiles grammars is vLLM's own. What the
-workers verified and the scheduler took is compared with what the engine and the pilot counted,
-and with what the governor was told.
+Everything that schedules, queues outputs, aborts and compiles grammars is vLLM's own.
 """
 
 from __future__ import annotations
 
-import itertools
 from collections import defaultdict, deque
 from collections.abc import Iterable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from vllm import envs
 from vllm.config import (
@@ -24,14 +21,12 @@ from vllm.config import (
     VllmConfig,
 )
 from vllm.sampling_params import SamplingParams, StructuredOutputsParams
-from vllm.v1.core.sched.output import SchedulerOutput
 from vllm.v1.engine import EngineCoreRequest
 from vllm.v1.engine.core import EngineCore
-from vllm.v1.request import RequestStatus
 from vllm.v1.structured_output.backend_types import StructuredOutputOptions
+from vllm_books import Books
 from vllm_fake import Clock, FakeExecutor, FakeWorker, allowed_tokens, next_token
 
-from flyball.controller.contract import Cost, Outcomes
 from flyball.controller.policy_file import load_policy
 from flyball.integrations.vllm.pilot import Pilot
 
@@ -88,15 +83,6 @@ def make_config(
     return config
 
 
-class Round(NamedTuple):
-    """What the workers verified of a draft of their own, and the scheduler took."""
-
-    plan_id: int
-    proposed: int
-    accepted: int
-    exhausted: bool
-
-
 class FakeEngine:
     """An engine core of vLLM over fabricated workers.
 
@@ -112,16 +98,7 @@ class FakeEngine:
         lengths: tokens of its prompt.
         expected: what it has to be answered in the end.
         reasons: why each request ended.
-        scheduled: by step, tokens of each request.
-        rounds: by request, what the governor may be told.
-        num_proposed: drafted tokens that were verified, as vLLM's statistics have it.
-        num_accepted: of them accepted, likewise.
-        known: the same two counts as the workers know them.
-        num_preempted: requests that lost their place.
-        num_stale: of them with output on its way.
-        num_invalid: drafted tokens that a grammar refused after they were scheduled.
-        faulty: whether faults are about to happen.
-        num_dropped: outputs of requests that the scheduler did not take.
+        books: on its steps.
     """
 
     def __init__(
@@ -146,36 +123,14 @@ class FakeEngine:
         self.lengths: dict[str, int] = {}
         self.expected: dict[str, list[int]] = {}
         self.reasons: dict[str, str] = {}
-        self.rounds: dict[str, list[Round]] = defaultdict(list)
-        self._num_learned = 0
-        self._told: list[tuple[Outcomes, dict[int, str]]] = []
-        self.scheduled: list[dict[str, int]] = []
-        self.num_proposed = self.num_accepted = self.num_preempted = self.num_stale = 0
-        self.num_invalid = self.num_dropped = 0
-        self.known = [0, 0]
-        self.faulty = False
-        self._max_len = config.model_config.max_model_len
         self._eos: dict[str, int | None] = {}
-        self._steps: dict[int, tuple[int, SchedulerOutput]] = {}
-        self._courses: list[tuple[int | None, dict[str, int]] | None] = []
-        self._watch()
-
-    def _watch(self) -> None:
-        pilot = self.scheduler.pilot
-        pilot.close()
-        policy = load_policy(self.core.vllm_config.additional_config["flyball"]["policy"])
-        self.pilot = Pilot(pilot.traits, policy, pilot.governing, self.clock)
-        self.scheduler.pilot = self.pilot
-        self._schedule, self.scheduler.schedule = self.scheduler.schedule, self._on_schedule
-        self._update, self.scheduler.update_from_output = (
-            self.scheduler.update_from_output,
-            self._on_update,
-        )
-        governor = self.pilot.governor
-        self._observe, governor.observe_many = governor.observe_many, self._on_observe
-        self._learn, governor._learn = governor._learn, self._on_learn
-
-    # What clients do.
+        self._max_len = config.model_config.max_model_len
+        own = self.scheduler.pilot
+        own.close()
+        policy = load_policy(config.additional_config["flyball"]["policy"])
+        # One like it, but with a clock that tells the same time in every run.
+        self.pilot = self.scheduler.pilot = Pilot(own.traits, policy, own.governing, self.clock)
+        self.books = Books(self.scheduler, self.pilot, self.worker)
 
     def add(
         self,
@@ -240,13 +195,10 @@ class FakeEngine:
             for one in answer.outputs:
                 assert self.reasons[one.request_id] == "", "tokens for a request that is gone"
                 self.texts[one.request_id] += one.new_token_ids
-                self.reasons[one.request_id] = (
-                    "" if one.finish_reason is None else str(one.finish_reason)
-                )
-            stats = answer.scheduler_stats and answer.scheduler_stats.spec_decoding_stats
-            if stats:
-                self.num_proposed += stats.num_draft_tokens
-                self.num_accepted += stats.num_accepted_tokens
+                if one.finish_reason is not None:
+                    self.reasons[one.request_id] = str(one.finish_reason)
+            if answer.scheduler_stats is not None:
+                self.books.count(answer.scheduler_stats.spec_decoding_stats)
 
     @property
     def busy(self) -> bool:
@@ -276,101 +228,12 @@ class FakeEngine:
         self.scheduler.shutdown()
         envs.disable_envs_cache()
 
-    # What is watched.
-
-    def _on_schedule(self, *args: Any) -> SchedulerOutput:
-        output: SchedulerOutput = self._schedule(*args)
-        self.num_preempted += len(output.preempted_req_ids or ())
-        self.num_stale += sum(
-            self.scheduler.requests[name].num_stale_output_tokens > 0
-            for name in output.preempted_req_ids or ()
-            if name in self.scheduler.requests
-        )
-        if output.num_scheduled_tokens:
-            self._steps[id(output)] = (len(self._courses), output)
-            self.scheduled.append(output.num_scheduled_tokens)
-            course = self.pilot._course
-            sound = course and all(type(length) is int for length in course.lengths.values())
-            self._courses.append((course.plan_id, dict(course.lengths)) if sound else None)
-        return output
-
-    def _on_update(self, output: SchedulerOutput, result: Any) -> Any:
-        requests = self.scheduler.requests
-        taken = [
-            name
-            for name in output.num_scheduled_tokens
-            if name in requests
-            and not RequestStatus.is_finished(requests[name].status)
-            and not (requests[name].num_stale_output_tokens and requests[name].drop_stale_output)
-        ]
-        answer = self._update(output, result)
-        if output.num_scheduled_tokens:
-            step, _ = self._steps.pop(id(output))
-            invalid = output.num_invalid_spec_tokens or {}
-            self.num_invalid += sum(invalid.values())
-            self.num_dropped += len(output.num_scheduled_tokens) - len(taken)
-            for name in taken:
-                self._note(name, step, invalid.get(name, 0))
-        return answer
-
-    def _note(self, name: str, step: int, num_invalid: int) -> None:
-        verified = self.worker.verified[step].get(name)
-        if verified is None:
-            return
-        proposed = verified.proposed - num_invalid
-        if verified.proposed:
-            self.known[0] += proposed
-            self.known[1] += verified.accepted
-        course = self._courses[verified.made_in] if verified.made_in >= 0 else None
-        if course is None:
-            return
-        plan_id, lengths = course
-        if not self.faulty:  # a plan that is given up in the meantime binds nobody
-            assert verified.proposed <= lengths[name], "more was verified than planned"
-        if plan_id is not None:
-            found = self.worker.found[verified.made_in][name]
-            exhausted = found < lengths[name] and proposed == found
-            accepted = min(verified.accepted, proposed)  # past the end of a grammar
-            self.rounds[name].append(Round(plan_id, proposed, accepted, exhausted))
-
-    def _on_observe(self, rounds: Sequence[Outcomes], costs: Sequence[Cost]) -> None:
-        names = {slot: name for name, slot in self.pilot._ledger._slots.items()}
-        self._told.extend((rows, names) for rows in rounds)
-        self._observe(rounds, costs)
-
-    def _on_learn(self, rounds: Sequence[Outcomes]) -> None:
-        self._num_learned += sum(len(rows.slots) for rows in rounds)
-        self._learn(rounds)
-
-    @property
-    def rows(self) -> dict[str, list[Round]]:
-        """By request, what the governor was told."""
-        told: dict[str, list[Round]] = defaultdict(list)
-        for rows, names in self._told:
-            exhausted = itertools.repeat(False) if rows.exhausted is None else rows.exhausted
-            columns = (rows.slots, rows.proposed, rows.accepted, rows.observed, exhausted)
-            for slot, proposed, accepted, observed, out in zip(*columns, strict=False):
-                assert observed == min(accepted + 1, proposed)
-                row = Round(rows.step_id, int(proposed), int(accepted), bool(out))
-                told[names[int(slot)]].append(row)
-        return told
-
-    # What has to hold.
-
     def check(self) -> None:
-        """Answers, counts and what the governor was told, when all is done."""
+        """All answers are right, all is told, nothing went wrong and nothing is left behind."""
         self.check_texts()
-        self.check_counts()
-        assert self.rows == self.rounds  # every round once and in order, nothing else
-        assert self._num_learned == sum(map(len, self.rows.values()))
+        self.books.check()
         assert self.pilot.fallbacks == {}
         assert len(self.pilot.governor._pool.taken) == 0
-
-    def check_told(self) -> None:
-        """The governor was told of no round twice, in no other order, and of nothing else."""
-        for name, rows in self.rows.items():
-            rounds = iter(self.rounds[name])
-            assert all(row in rounds for row in rows)
 
     def check_texts(self) -> None:
         """Every answer is the target's: whole, or up to where the client went away."""
@@ -378,8 +241,3 @@ class FakeEngine:
             expected, reason = self.expected[name], self.reasons[name]
             assert text == (expected[: len(text)] if reason == "abort" else expected)
             assert reason in ("abort", "stop" if expected[-1] == self._eos[name] else "length")
-
-    def check_counts(self) -> None:
-        """The pilot, the engine and the workers have counted the same."""
-        counted = [self.num_proposed, self.num_accepted]
-        assert [self.pilot.num_proposed, self.pilot.num_accepted] == counted == self.known

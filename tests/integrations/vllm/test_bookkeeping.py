@@ -62,11 +62,11 @@ def test_requests_that_went_away_before_their_output_are_not_told(make_engine: M
         engine.add(name, [5, 6, ord(name)], 30)
     for _ in range(8):
         engine.step()
-    num_told = {name: len(rounds) for name, rounds in engine.rounds.items()}
+    num_told = {name: len(rounds) for name, rounds in engine.books.rounds.items()}
     engine.abort(["b"])
     engine.run()
     engine.check()
-    assert len(engine.rows["b"]) == num_told["b"]
+    assert len(engine.books.rows["b"]) == num_told["b"]
 
 
 @pytest.mark.parametrize("delay", [0, 1])
@@ -75,7 +75,7 @@ def test_the_last_token_of_a_prompt_is_no_round(make_engine: Maker, delay: int) 
     engine.add("long", list(range(1, 17)), 8)  # a drafter takes one token of 16 for itself
     engine.run()
     engine.check()
-    assert [step["long"] for step in engine.scheduled[:3]] == [15, 1, 5]
+    assert [step["long"] for step in engine.books.scheduled[:3]] == [15, 1, 5]
 
 
 @pytest.mark.parametrize("delay", [0, 1])
@@ -86,10 +86,12 @@ def test_drafts_beyond_the_end_of_a_grammar_are_no_fault(make_engine: Maker, del
     engine.run()
     engine.check()
     assert all(text[-1] == EOS for text in engine.texts.values())
-    rows = [row for rows in engine.rows.values() for row in rows]
+    rows = [row for rows in engine.books.rows.values() for row in rows]
     assert all(row.accepted == row.proposed for row in rows)
     # The first kind of scheduler cuts drafts before it counts them, the other one afterwards.
-    assert (engine.num_accepted > engine.num_proposed - engine.num_invalid) == (delay == 1)
+    assert (engine.books.num_accepted > engine.books.num_proposed - engine.books.num_invalid) == (
+        delay == 1
+    )
 
 
 @pytest.mark.parametrize("delay", [0, 1, 2])
@@ -118,7 +120,7 @@ def test_requests_that_join_under_an_old_plan_are_told_of(make_engine: Maker, de
     engine.abort(f"old{number}" for number in range(5))
     engine.run()
     engine.check()
-    assert [row.plan_id for row in engine.rows["young"]] == [planned.plan_id]
+    assert [row.plan_id for row in engine.books.rows["young"]] == [planned.plan_id]
 
 
 @pytest.mark.parametrize("delay", [0, 1, 2])
@@ -128,9 +130,9 @@ def test_all_that_ended_is_told_at_shutdown(make_engine: Maker, delay: int) -> N
         engine.add(name, [5, 6, ord(name)], 60)
     for _ in range(13):
         engine.step()
-    assert engine.rows != engine.rounds
+    assert engine.books.rows != engine.books.rounds
     engine.scheduler.shutdown()
-    assert engine.rows == engine.rounds
+    assert engine.books.rows == engine.books.rounds
 
 
 @pytest.mark.parametrize("delay", [0, 1, 2])

@@ -122,7 +122,7 @@ def check_harmless(
 ) -> None:
     """No answer and no count is changed, and nothing is kept."""
     pilot, most = engine.pilot, 0
-    engine.faulty = True
+    engine.books.faulty = True
 
     def look() -> None:
         nonlocal most
@@ -134,8 +134,8 @@ def check_harmless(
         engine, 1, num_requests=num_requests, aborts=0.1, grammar=grammar, after_step=look
     )
     engine.check_texts()
-    engine.check_counts()
-    assert engine.num_preempted > 10
+    engine.books.check_counts()
+    assert engine.books.num_preempted > 10
     assert most <= 3 * HOLD_STEPS
     assert pilot.governor._pool.num_slots <= 3 * HOLD_STEPS
     saboteur.rate = 0.0
@@ -152,7 +152,7 @@ def test_exceptions_cost_no_token(make_engine: Maker, saboteur: Saboteur, delay:
     engine = make_engine("goodput", delay=delay, num_blocks=32, max_step_tokens=24)
     saboteur.rate = 0.05
     check_harmless(engine, saboteur, delay, num_requests=400)
-    engine.check_told()
+    engine.books.check_told()
     assert saboteur.num_faults > 200
     assert sum(engine.pilot.fallbacks.values()) == saboteur.num_faults
 
@@ -166,7 +166,7 @@ def test_what_fails_every_time_costs_no_token(
     engine = make_engine("goodput", delay=delay, num_blocks=32, max_step_tokens=24)
     saboteur.rate = 1.0
     check_harmless(engine, saboteur, delay)
-    engine.check_told()
+    engine.books.check_told()
     assert sum(engine.pilot.fallbacks.values()) == saboteur.num_faults > 0
 
 
@@ -204,11 +204,11 @@ def test_after_a_fault_the_engine_goes_on_alone_and_is_governed_again(
             assert not pilot._ledger._gone and not pilot._ledger._slots
             assert len(pilot.governor._pool.taken) == 0
     assert modes == ["governing"] * 5 + ["observing"] * 17 + ["governing"] * 4
-    engine.faulty = True
+    engine.books.faulty = True
     engine.abort("abc")
     engine.run()
     engine.check_texts()
-    engine.check_counts()
+    engine.books.check_counts()
     assert pilot.fallbacks == {"host": 1}
     assert len(pilot.governor._pool.taken) == 0
 

@@ -51,10 +51,10 @@ def test_answers_and_counts_are_exact_under_load(
     grammar = 0.3 if delay < 2 else 0.0
     put_under_load(engine, seed, aborts=0.05, grammar=grammar)
     engine.check()
-    assert engine.num_preempted > 5
-    assert (engine.num_stale > 5) == (delay > 0)
-    assert (engine.num_dropped > 5) == (delay > 0)
-    assert (engine.num_invalid > 5) == (delay == 1)
+    assert engine.books.num_preempted > 5
+    assert (engine.books.num_stale > 5) == (delay > 0)
+    assert (engine.books.num_dropped > 5) == (delay > 0)
+    assert (engine.books.num_invalid > 5) == (delay == 1)
 
 
 @pytest.mark.parametrize("delay", [0, 1, 2])
@@ -64,10 +64,10 @@ def test_all_that_is_verified_is_told_while_nothing_gets_in_the_way(
     engine = make_engine(policy, delay=delay, max_step_tokens=256)
     put_under_load(engine, 3)
     engine.check()
-    told = [row for rows in engine.rows.values() for row in rows]
-    assert engine.num_preempted == engine.num_invalid == 0
-    assert sum(row.proposed for row in told) == engine.num_proposed > 0
-    assert sum(row.accepted for row in told) == engine.num_accepted > 0
+    told = [row for rows in engine.books.rows.values() for row in rows]
+    assert engine.books.num_preempted == engine.books.num_invalid == 0
+    assert sum(row.proposed for row in told) == engine.books.num_proposed > 0
+    assert sum(row.accepted for row in told) == engine.books.num_accepted > 0
 
 
 @pytest.mark.parametrize("v2", [False, True])
@@ -78,7 +78,7 @@ def test_all_requests_are_preempted_again_and_again(
     engine = make_engine(policy, delay=delay, v2=v2, num_blocks=32, max_step_tokens=14)
     put_under_load(engine, 5, num_requests=24, aborts=0.05, grammar=0.3, resets=0.1)
     engine.check()
-    assert engine.num_preempted > 20
+    assert engine.books.num_preempted > 20
 
 
 @pytest.mark.parametrize("delay", [0, 1, 2])
@@ -89,7 +89,7 @@ def test_texts_grow_up_to_the_length_limit(
     put_under_load(engine, 7, longest_prompt=60, most_tokens=64)
     engine.check()
     assert sum(engine.ends_at_length_limit(name) for name in engine.texts) > 5
-    assert len(engine.rows) > 5  # where there is room the drafter is used
+    assert len(engine.books.rows) > 5  # where there is room the drafter is used
 
 
 @pytest.mark.parametrize("delay", [0, 1])
@@ -98,8 +98,8 @@ def test_an_engine_that_is_only_observed_counts_the_same(make_engine: Maker, del
     put_under_load(engine, 11, aborts=0.05, grammar=0.3)
     engine.check()
     assert engine.pilot.mode == "observing"
-    assert engine.num_proposed > 100
-    assert engine.pilot.num_rounds == 0 == len(engine.rows)
+    assert engine.books.num_proposed > 100
+    assert engine.pilot.num_rounds == 0 == len(engine.books.rows)
 
 
 @pytest.mark.parametrize("delay", [0, 1])
@@ -114,7 +114,7 @@ def test_requests_of_a_step_verify_as_much_as_was_planned_for_each(
         engine.add(name, [7, 8, 9], 30)
     engine.run()
     engine.check()
-    slots = {name: max(row.proposed for row in rows) for name, rows in engine.rows.items()}
+    slots = {name: max(row.proposed for row in rows) for name, rows in engine.books.rows.items()}
     assert sorted(slots.values()) == [0, 1, 3, 5]
 
 
