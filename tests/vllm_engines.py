@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 from prometheus_client import REGISTRY, CollectorRegistry
+from transformers import LlamaConfig, LlamaForCausalLM
 from vllm import LLM, SamplingParams
 from vllm.platforms import current_platform
 from vllm.utils import cpu_triton_utils
@@ -43,6 +44,26 @@ current_platform.register_triton_kernel_overrides = functools.cache(
     current_platform.register_triton_kernel_overrides
 )
 current_platform.register_triton_kernel_overrides()
+
+
+def tiny_llama(vocab_size: int) -> LlamaForCausalLM:
+    """A random Llama of the smallest heads that vLLM's CPU attention takes."""
+    torch.manual_seed(1)
+    config = LlamaConfig(
+        vocab_size=vocab_size,
+        hidden_size=32,
+        intermediate_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=1,
+        head_dim=32,
+        bos_token_id=None,
+        eos_token_id=None,
+        pad_token_id=0,
+        initializer_range=0.4,
+        max_position_embeddings=64,
+        tie_word_embeddings=False,
+    )
+    return LlamaForCausalLM(config)
 
 
 class SeededClock:

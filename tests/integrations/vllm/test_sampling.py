@@ -21,9 +21,9 @@ import numpy as np
 import pytest
 import torch
 from text_statistics import SteppedCost, count_texts, p_value
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import LlamaForCausalLM
 from vllm import SamplingParams
-from vllm_engines import Engine
+from vllm_engines import Engine, tiny_llama
 
 from flyball.policies.length.base import Ints, LengthPolicy, View
 from flyball.policies.length.goodput import Goodput, GoodputSettings
@@ -54,22 +54,7 @@ class CutAtRandom(Goodput):
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """A random target, and a draft that is the target with noise on its weights."""
-    torch.manual_seed(1)
-    config = LlamaConfig(
-        vocab_size=VOCAB,
-        hidden_size=32,
-        intermediate_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=1,
-        head_dim=32,  # the smallest that vLLM's CPU attention takes
-        bos_token_id=None,
-        eos_token_id=None,
-        pad_token_id=0,
-        initializer_range=0.4,
-        max_position_embeddings=64,
-        tie_word_embeddings=False,
-    )
-    target = LlamaForCausalLM(config)
+    target = tiny_llama(VOCAB)
     draft = copy.deepcopy(target)
     with torch.no_grad():
         for weight in draft.parameters():

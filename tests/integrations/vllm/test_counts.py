@@ -1,0 +1,115 @@
+"""What the pilot counts and the governor learns is what the engine verified.
+
+That both count alike, that nothing went wrong and that no slot is left taken is besides checked
+after every test of this folder that runs an engine.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from vllm import SamplingParams
+from vllm_engines import Engine, RandomLengths, tiny_llama
+
+from flyball.controller.contract import Cost, Outcomes
+
+METHODS: dict[str, dict[str, Any]] = {
+    "ngram": {"prompt_lookup_max": 2, "prompt_lookup_min": 1},
+    "draft_model": {},
+}
+PROMPTS = [[number // 5**digit % 5 for digit in range(8)] for number in range(7, 4000, 333)]
+
+
+class Tally:
+    """Stands before a governor and adds up what it is told."""
+
+    def __init__(self, observe: Callable[..., None]) -> None:
+        self._observe = observe
+        self.rounds: list[Outcomes] = []
+
+    def __call__(self, rounds: Sequence[Outcomes], costs: Sequence[Cost]) -> None:
+        self.rounds.extend(rounds)
+        self._observe(rounds, costs)
+
+    def total(self, name: str) -> int:
+        return sum(int(getattr(outcomes, name).sum()) for outcomes in self.rounds)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("tiny")
+    tiny_llama(5).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(params=METHODS)
+def engine(request: pytest.FixtureRequest, share: Callable[..., Any], model: Path) -> Engine:
+    """The target drafts for itself, or the text does."""
+    way = dict(METHODS[request.param])
+    if request.param == "draft_model":
+        way["model"] = str(model)
+    make = functools.partial(
+        Engine,
+        model,
+        {"method": request.param, "num_speculative_tokens": 6, **way},
+        skip_tokenizer_init=True,
+        max_model_len=64,
+    )
+    return share(("counts", request.param), make)
+
+
+@pytest.fixture
+def tally(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> Tally:
+    tally = Tally(engine.pilot.governor.observe_many)
+    monkeypatch.setattr(engine.pilot.governor, "observe_many", tally)
+    return tally
+
+
+def settings(temperature: float = 0.0) -> SamplingParams:
+    return SamplingParams(
+        temperature=temperature, max_tokens=40, ignore_eos=True, detokenize=False
+    )
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_the_governor_learns_every_draft_that_was_verified(
+    engine: Engine, tally: Tally, temperature: float
+) -> None:
+    pilot = engine.pilot
+    before = pilot.num_proposed, pilot.num_accepted
+    with engine.seat(RandomLengths()):
+        engine.texts(PROMPTS, settings(temperature))
+    pilot._hand_in()
+    proposed, accepted = pilot.num_proposed - before[0], pilot.num_accepted - before[1]
+    assert 0 < accepted <= proposed
+    assert (tally.total("proposed"), tally.total("accepted")) == (proposed, accepted)
+    for rows in tally.rounds:
+        assert (rows.observed <= rows.accepted + 1).all()
+        assert (rows.observed <= rows.proposed).all()
+
+
+@pytest.mark.parametrize("engine", ["draft_model"], indirect=True)
+def test_a_target_that_drafts_for_itself_is_always_right(engine: Engine, tally: Tally) -> None:
+    with engine.seat(RandomLengths()):
+        engine.texts(PROMPTS, settings())
+    engine.pilot._hand_in()
+    assert tally.total("accepted") == tally.total("proposed") > 200
+
+
+def test_both_count_alike_after_every_step(engine: Engine) -> None:
+    pilot, llm = engine.pilot, engine.llm.llm_engine
+    for number, prompt in enumerate(PROMPTS):
+        llm.add_request(str(number), {"prompt_token_ids": prompt}, settings(number % 2))
+    numbers = set()
+    with engine.seat(RandomLengths()):
+        while llm.has_unfinished_requests():
+            llm.step()
+            llm.abort_request([str(len(numbers))] if len(numbers) % 3 == 2 else [])
+            assert pilot.num_proposed == engine.metric("spec_decode_num_draft_tokens")
+            assert pilot.num_accepted == engine.metric("spec_decode_num_accepted_tokens")
+            numbers.add(pilot.num_proposed)
+    assert len(numbers) > 8
