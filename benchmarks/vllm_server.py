@@ -128,6 +128,8 @@ class Server:
             "VLLM_CPU_KVCACHE_SPACE": "1",
             "VLLM_CPU_OMP_THREADS_BIND": str(self.engine_core),
             "OMP_NUM_THREADS": "1",
+            # N-gram lookup runs on numba, whose OpenMP pool sets the process's thread count anew.
+            "NUMBA_NUM_THREADS": "1",
             "FLYBALL_METRICS_DIR": str(self._metrics),
             "PYTHONPATH": os.pathsep.join(filter(None, paths)),
         }
