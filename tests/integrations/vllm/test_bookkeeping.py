@@ -123,6 +123,15 @@ def test_requests_that_join_under_an_old_plan_are_told_of(make_engine: Maker, de
     assert [row.plan_id for row in engine.books.rows["young"]] == [planned.plan_id]
 
 
+@pytest.mark.parametrize("delay, seed", [(1, 12), (1, 39), (2, 21), (2, 45)])
+def test_what_is_on_its_way_is_told_though_a_step_near_the_length_limit_had_no_plan(
+    make_engine: Maker, delay: int, seed: int
+) -> None:
+    engine = make_engine(STATIC, delay=delay, seed=seed, max_len=64, max_seqs=4, skill=0.9)
+    put_under_load(engine, seed)
+    engine.check()
+
+
 @pytest.mark.parametrize("delay", [0, 1, 2])
 def test_all_that_ended_is_told_at_shutdown(make_engine: Maker, delay: int) -> None:
     engine = make_engine(STATIC, delay=delay)
