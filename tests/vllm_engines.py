@@ -169,20 +169,20 @@ class Engine:
         return [list(out.outputs[0].token_ids) for out in self.generate(prompts, settings)]
 
     @contextmanager
-    def seat(self, policy: LengthPolicy, hold_steps: int = 1) -> Iterator[None]:
+    def seat(self, policy: LengthPolicy, hold: int = 1) -> Iterator[None]:
         """Another policy decides meanwhile, and its plans are held for fewer steps."""
-        seat, usual = self.pilot.governor._seat, pilots.HOLD_STEPS
+        seat, usual = self.pilot.governor._seat, pilots.hold_steps
 
         def hire() -> LengthPolicy:
             seat.policy = policy
             return policy
 
-        seat.hire, seat.policy, pilots.HOLD_STEPS = hire, None, hold_steps
+        seat.hire, seat.policy, pilots.hold_steps = hire, None, lambda _: hold
         try:
             yield
         finally:
             del seat.hire
-            seat.policy, pilots.HOLD_STEPS = None, usual
+            seat.policy, pilots.hold_steps = None, usual
 
     def check(self) -> None:
         """Our counts are the engine's, nothing went wrong, and no request left anything."""

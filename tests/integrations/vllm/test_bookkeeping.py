@@ -7,8 +7,10 @@ from vllm.v1.core.sched.interface import PauseState
 from vllm_fake_engine import EOS, FakeEngine, make_config
 from vllm_load import put_under_load
 
-from flyball.integrations.vllm.pilot import HOLD_STEPS, Pilot
+from flyball.integrations.vllm.pilot import Pilot, hold_steps
 from flyball.integrations.vllm.traits import read_traits
+
+LONGEST_HOLD = hold_steps(1000)
 
 Maker = Callable[..., FakeEngine]
 STATIC = {"policy": "static", "draft_len": 4}
@@ -53,7 +55,7 @@ def test_slots_come_back_though_steps_outlive_their_requests(
     engine = make_engine(OFF, delay=delay)
     put_under_load(engine, 1, num_requests=150, aborts=0.3, most_tokens=12)
     engine.check()
-    assert engine.pilot.governor._pool.num_slots <= 3 * HOLD_STEPS
+    assert engine.pilot.governor._pool.num_slots <= 3 * LONGEST_HOLD
 
 
 def test_requests_that_went_away_before_their_output_are_not_told(make_engine: Maker) -> None:
@@ -110,7 +112,7 @@ def test_requests_that_join_under_an_old_plan_are_told_of(make_engine: Maker, de
     engine = make_engine(STATIC, delay=delay, max_len=400, skill=0.9)
     for number in range(5):
         engine.add(f"old{number}", [5, number + 1], 300, eos=None)
-    while engine.pilot._steps_left < HOLD_STEPS - 1:  # plans for probes are short
+    while engine.pilot._steps_left < hold_steps(5) - 1:  # plans for probes are short
         engine.step()
     planned = engine.pilot._course
     engine.add("young", [9, 9], 3, eos=None)  # gone before the next plan
@@ -154,7 +156,7 @@ def test_few_steps_are_remembered(make_engine: Maker, delay: int) -> None:
         most = max(most, len(pilot._flights) + len(pilot._landed), chain(pilot))
 
     put_under_load(engine, 2, num_requests=60, after_step=look)
-    assert most <= HOLD_STEPS + delay + 2
+    assert most <= LONGEST_HOLD + delay + 2
 
 
 def test_stages_in_a_row_are_only_observed() -> None:

@@ -16,9 +16,11 @@ from flyball.estimators.drafts import SteppingDraft
 from flyball.integrations.vllm.flights import Flight
 from flyball.integrations.vllm.ledger import Ledger
 from flyball.integrations.vllm.metrics import Publisher
-from flyball.integrations.vllm.pilot import HOLD_STEPS, Pilot
+from flyball.integrations.vllm.pilot import Pilot, hold_steps
 from flyball.integrations.vllm.step_costs import StepCosts
 from flyball.policies.length.goodput import Goodput
+
+LONGEST_HOLD = hold_steps(1000)
 
 Maker = Callable[..., FakeEngine]
 
@@ -136,8 +138,8 @@ def check_harmless(
     engine.check_texts()
     engine.books.check_counts()
     assert engine.books.num_preempted > 10
-    assert most <= 3 * HOLD_STEPS
-    assert pilot.governor._pool.num_slots <= 3 * HOLD_STEPS
+    assert most <= 3 * LONGEST_HOLD
+    assert pilot.governor._pool.num_slots <= 3 * LONGEST_HOLD
     saboteur.rate = 0.0
     engine.add("last", [1, 2, 3], 20)
     engine.run()
