@@ -111,7 +111,7 @@ def machine() -> dict[str, Any]:
     }
 
 
-def versions() -> dict[str, str | None]:
+def versions(packages: Sequence[str] = PACKAGES) -> dict[str, str | None]:
     """Versions of Python, Flyball and the packages that matter; None for those not installed."""
     import flyball
 
@@ -119,7 +119,7 @@ def versions() -> dict[str, str | None]:
         "python": platform.python_version(),
         "flyball": flyball.__version__,
     }
-    for name in PACKAGES:
+    for name in packages:
         try:
             found[name] = version(name)
         except PackageNotFoundError:
@@ -133,6 +133,7 @@ def write(
     rows: Sequence[Mapping[str, Any]],
     summary: Mapping[str, Any],
     path: Path | None,
+    packages: Sequence[str] = PACKAGES,
 ) -> None:
     """Write the result as JSON.
 
@@ -142,6 +143,7 @@ def write(
         rows: what was measured.
         summary: what follows from it; `Ratio`s become objects.
         path: file, or None to write nothing.
+        packages: whose versions matter.
     """
     if path is None:
         return
@@ -150,7 +152,7 @@ def write(
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "arguments": {name: value for name, value in arguments.items() if name != "json"},
         "machine": machine(),
-        "versions": versions(),
+        "versions": versions(packages),
         "rows": list(rows),
         "summary": dict(summary),
     }

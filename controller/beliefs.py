@@ -217,7 +217,6 @@ class Beliefs:
             slots=slots,
             max_draft_len=self._max_draft_len,
             can_stop=self._host.mid_draft_stop,
-            can_trim=self._host.trims,
             padded=self._host.padded,
             survival=choice.survival[:, 1:],
             round_s=costs.round_s[way],

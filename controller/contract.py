@@ -40,7 +40,6 @@ class HostInfo:
         ragged_ok: whether requests of one step may have different lengths.
         padded: whether verification runs on a rectangle, so that the longest draft sets its cost.
         mid_draft_stop: whether it asks `stop` while it drafts.
-        trims: whether it asks `trim` when all is drafted.
         feedback_delay: how many later steps may be planned before a step's outcome comes.
         drafts: what it can draft with; with none the length is always 0.
     """
@@ -50,7 +49,6 @@ class HostInfo:
     ragged_ok: bool = True
     padded: bool = True
     mid_draft_stop: bool = True
-    trims: bool = False
     feedback_delay: int = 0
     drafts: tuple[DraftInfo, ...] = (DraftInfo("model"),)
 

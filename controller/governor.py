@@ -207,41 +207,10 @@ class Governor:
         step = self._steps.latest
         if step.step_id != step_id or not step.can_ask or position >= self.max_draft_len:
             return np.ones(len(rows), np.bool_)
-        return self._ask(step, rows, position, confidence, step.view.marginal_s)
-
-    def trim(self, step_id: int, draft_len: Ints, confidence: Floats) -> Ints:
-        """How much of each finished draft to verify.
-
-        The same rule as `stop`, asked position by position after all was drafted: whether a
-        token is verified depends on the draft's distributions before it alone.
-
-        Args:
-            step_id: of the plan.
-            draft_len: (n,) tokens that the drafts have, in the plan's order.
-            confidence: (n, max(draft_len)) the draft's largest probability by position.
-
-        Returns:
-            (n,) tokens to verify, at most `draft_len`; all where nothing is known of the step.
-        """
-        step = self._steps.find(step_id)
-        if step is None or not step.can_ask or len(draft_len) != len(step.slots):
-            return draft_len
-        result = draft_len.copy()
-        for position in range(1, int(draft_len.max(initial=0))):
-            rows = np.flatnonzero(result > position)
-            sure, marginal_s = confidence[rows, position - 1], step.view.verify_marginal_s
-            result[rows[self._ask(step, rows, position, sure, marginal_s)]] = position
-        return result
-
-    def _ask(
-        self, step: Step, rows: Rows, position: int, confidence: Floats, marginal_s: Floats
-    ) -> Bools:
-        """Which drafts the policy ends at `position`; all where it cannot be asked."""
         started = self._clock()
         self._guard.at_work = "stop"
         try:
-            progress = step.advance(rows, position, confidence, float(marginal_s[position]))
-            ends = check_stops(self._seat.ask(progress), len(rows))
+            ends = check_stops(self._seat.ask(step.advance(rows, position, confidence)), len(rows))
         except Exception as error:
             self._fail(error)
             ends = np.ones(len(rows), np.bool_)

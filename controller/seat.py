@@ -40,7 +40,7 @@ class Seat:
         policy, host = LENGTH_POLICIES[file.length.policy], self._host
         self._file = file
         self.policy: LengthPolicy | None = None
-        self.wants_confidence = policy.stops and (host.mid_draft_stop or host.trims)
+        self.wants_confidence = policy.stops and host.mid_draft_stop
         self.wants_reading = policy.reads
         self.max_draft_len = min(file.length.max_draft_len, host.max_draft_len)
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from flyball.controller.beliefs import Look
 from flyball.estimators.acceptance import confidence_cells
-from flyball.policies.length.base import Progress, View
+from flyball.policies.length.base import Progress
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int32]
@@ -34,22 +34,13 @@ class Step:
         """Whether enough is known of the drafts to ask in mid-draft."""
         return self.look is not None and self.look.frailty is not None
 
-    @property
-    def view(self) -> View:
-        """What it was planned from; there must be a look."""
-        assert self.look is not None
-        return self.look.view
-
-    def advance(
-        self, rows: NDArray[np.intp], position: int, confidence: Floats, marginal_s: float
-    ) -> Progress:
+    def advance(self, rows: NDArray[np.intp], position: int, confidence: Floats) -> Progress:
         """Where drafts stand after `position`.
 
         Args:
             rows: (m,) rows of the step, ascending.
             position: 1 for the first drafted token.
             confidence: (m,) the draft's largest probability at `position`.
-            marginal_s: seconds that the token after it adds for all requests.
         """
         look, survival = self.look, self.survival
         assert look is not None and survival is not None
@@ -59,7 +50,7 @@ class Step:
         cells = confidence_cells(confidence)
         acceptance = np.exp(look.frailty[:, index] * look.log_acceptance[:, cells])
         survival[index] = reached = survival[index] * acceptance[0]
-        return Progress(look.view, rows, position, reached, acceptance[1], marginal_s)
+        return Progress(look.view, rows, position, reached, acceptance[1])
 
 
 class Steps:

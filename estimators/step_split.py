@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float64]
 
 _MEMORY = 400.0  # steps after which a sample's weight has fallen to 1/e
-_SOLVE_EVERY = 16  # steps
+_SOLVE_EVERY = 64  # steps
 _TRUSTED = 12  # steps, after which the parts are told apart
 _PULL = 1e-3  # weight of the last solution, relative to one step's
 

@@ -50,37 +50,37 @@ class Flight:
     """One engine step.
 
     Attributes:
-        output: the scheduler's, to know the step by.
+        output: the scheduler's, to know the step by; None once it has ended.
+        previous: the step before, which drafted for this one; None if there was none.
+        course: lengths under which it drafts for the next.
         total: tokens scheduled.
         num_tokens: of them for each request.
         num_drafted: of them drafted before, for requests that have any.
-        before: course under which its drafts were made, in the step before; None if there was
-            none.
-        readied: requests of the step before, which drafted for this one.
         found: how many tokens the drafter gave each request, where the engine says.
-        draft_len: tokens to be drafted in this step.
         started_s: when it was scheduled.
         ended_s: when its output was taken in.
         idle_after: whether the engine then had nothing to do.
         counts: what the engine counted as proposed and accepted.
-        sampled: tokens it emitted for each request, by index.
-        index: of each request.
+        answers: what the engine made of it for its clients.
     """
 
     output: Any
+    previous: Flight | None
+    course: Course
     total: int
     num_tokens: Mapping[str, int]
     num_drafted: dict[str, int]
-    before: Course | None
-    readied: Mapping[str, int]
     found: dict[str, int] | None
-    draft_len: int
     started_s: float
     ended_s: float = 0.0
     idle_after: bool = False
     counts: Counts = field(default_factory=dict)
-    sampled: list[list[int]] = field(default_factory=list)
-    index: Mapping[str, int] = field(default_factory=dict)
+    answers: Mapping[int, Any] = field(default_factory=dict)
+
+    @property
+    def before(self) -> Course | None:
+        """Course under which its drafts were made; None if there was none."""
+        return None if self.previous is None else self.previous.course
 
     @property
     def only_decodes(self) -> bool:
@@ -97,7 +97,7 @@ class Flight:
         return StepLoad(
             batch_size=num_decoding,
             verify_len=num_verified / max(1, num_decoding),
-            draft_len=self.draft_len,
+            draft_len=self.course.draft_len,
             num_prefill_tokens=self.total - num_verified,
         )
 
@@ -108,16 +108,18 @@ class Flight:
         tokens: one that was preempted, aborted or still reading its prompt has shown nothing.
         What the engine cut for lack of room, or a grammar, was not proposed.
         """
-        course, counts, found = self.before, self.counts, self.found
-        if course is None or course.plan_id is None:
+        previous, course, counts, found = self.previous, self.before, self.counts, self.found
+        if previous is None or course is None or course.plan_id is None:
             return None
         if len(counts) < len(self.num_tokens) or not self.only_decodes:
-            counts = self._counts_of_decodes()
-        if not counts.keys() <= self.readied.keys():
-            counts = {name: count for name, count in counts.items() if name in self.readied}
+            counts = self._counts_of_decodes(previous)
+        if not counts.keys() <= previous.num_tokens.keys():
+            counts = {name: counts[name] for name in counts if name in previous.num_tokens}
         if not counts:
             return None
         proposed, accepted = np.array(list(counts.values()), np.int32).T.copy()
+        # Where a grammar ends nothing is refused: vLLM counts more accepted than proposed there.
+        accepted = np.minimum(accepted, proposed)
         exhausted = None
         if found is not None:
             wanted = course.lengths
@@ -138,18 +140,23 @@ class Flight:
             exhausted=exhausted,
         )
 
-    def _counts_of_decodes(self) -> Counts:
+    def _counts_of_decodes(self, previous: Flight) -> Counts:
         """Counts of requests that decoded; the engine counts none for those without a draft."""
         counts: Counts = {}
+        decoding = previous.took & self.took
         for name, num in self.num_tokens.items():
-            drafted, row = self.num_drafted.get(name, 0), self.index.get(name)
-            if num != drafted + 1:
-                continue
-            if drafted == 0 and row is not None and self.sampled[row]:
+            drafted = self.num_drafted.get(name, 0)
+            if drafted == 0 and num == 1 and name in decoding:
                 counts[name] = (0, 0)
-            elif name in self.counts:
+            elif drafted > 0 and name in self.counts:
                 counts[name] = self.counts[name]
         return counts
+
+    @property
+    def took(self) -> set[str]:
+        """Requests of which the engine took tokens."""
+        answers = (one for answer in self.answers.values() for one in answer.outputs)
+        return {one.request_id for one in answers if one.new_token_ids}
 
 
 def all_outcomes(flights: Iterable[Flight], ledger: Ledger) -> list[Outcomes]:

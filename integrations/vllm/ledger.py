@@ -46,7 +46,15 @@ class Ledger:
 
     def settle(self) -> None:
         """Give back the slots of requests that are gone, after all of theirs was handed in."""
-        slots = [self._slots.pop(name) for name in self._gone if name in self._slots]
+        gone = [self._slots.pop(name) for name in self._gone if name in self._slots]
         self._gone.clear()
+        self._release(gone)
+
+    def close(self) -> None:
+        """Give back all slots."""
+        slots, self._slots = self._slots, {}
+        self._release(list(slots.values()))
+
+    def _release(self, slots: list[int]) -> None:
         if slots:
             self._governor.release(np.array(slots, np.int32))

@@ -62,7 +62,7 @@ class Pilot:
     ) -> None:
         self.traits = traits
         self.governing = governing
-        self.governor = Governor(policy, traits.host_info(trims=False), clock)
+        self.governor = Governor(policy, traits.host_info(), clock)
         self.num_rounds = self.num_proposed = self.num_accepted = self.num_steps = 0
         self.decision_s = self.draft_len = 0.0
         self._clock = clock
@@ -78,9 +78,8 @@ class Pilot:
         self._costs = StepCosts()
         self._flights: deque[Flight] = deque()
         self._landed: list[Flight] = []
+        self._latest: Flight | None = None
         self._counts: Counts = {}
-        self._course: Course | None = None
-        self._readied: Mapping[str, int] = {}
         self._found: dict[str, int] | None = None
         self._steps_left = 0
 
@@ -99,9 +98,18 @@ class Pilot:
         """Whether lengths are being chosen."""
         return self.governing and not self._guard.benched(self.num_steps)
 
+    @property
+    def _course(self) -> Course | None:
+        """The course in force; None where the engine drafts as it likes."""
+        return self._latest.course if self._latest is not None and self.active else None
+
     def _fail(self, error: Exception) -> None:
         self._guard.count("host", repr(error))
         self._guard.bench(self.num_steps)
+        try:
+            self._ledger.close()
+        except Exception as another:
+            self._guard.count("host", repr(another))
         self._start_anew()
 
     def plan(self, scheduler: Any, output: Any) -> None:
@@ -123,22 +131,20 @@ class Pilot:
         num_tokens = output.num_scheduled_tokens
         if not num_tokens:
             return
-        before, readied = self._course, self._readied
         course = self._steer(scheduler, num_tokens)
         drafts = output.scheduled_spec_decode_tokens
-        flight = Flight(
+        self._latest = Flight(
             output,
+            self._latest,
+            course,
             output.total_num_scheduled_tokens,
             num_tokens,
             {name: len(draft) for name, draft in drafts.items()},
-            before,
-            readied,
             self._found,
-            course.draft_len,
             now_s,
         )
-        self._flights.append(flight)
-        self._course, self._readied, self._found = course, num_tokens, None
+        self._flights.append(self._latest)
+        self._found = None
         if self.traits.per_step:
             output.num_spec_tokens_to_schedule = course.draft_len
 
@@ -174,7 +180,7 @@ class Pilot:
             self._steps_left, self.draft_len = 1, 0.0
             return Course(None, dict.fromkeys(names, 0), 0, 0.0)
         plan = self.governor.plan(
-            self._ledger.slots(names),
+            self._ledger.slots(names, since=self._oldest_plan()),
             context_len=np.array(
                 [scheduler.requests[name].num_tokens for name in names], np.int32
             ),
@@ -193,13 +199,24 @@ class Pilot:
             self.draft_len,
         )
 
+    def _oldest_plan(self) -> int | None:
+        """The earliest plan whose drafts are still to be told of; None where there is none.
+
+        Requests that joined under it, and are admitted only now, have a part in it.
+        """
+        courses = [flight.before for flight in self._flights]
+        if self._latest is not None:
+            courses.append(self._latest.course)
+        ids = (course.plan_id for course in courses if course is not None)
+        return next((plan_id for plan_id in ids if plan_id is not None), None)
+
     def hold(self, scheduler: Any, output: Any) -> None:
         """Make room for as many drafted tokens as are planned, where drafts stay in the worker.
 
         Called after the scheduler made room for the most.
         """
         course = self._course
-        if not self.active or course is None:
+        if course is None:
             return
         started_s = self._clock()
         try:
@@ -214,7 +231,7 @@ class Pilot:
     def cut(self, names: list[str], drafts: list[list[int]]) -> list[list[int]]:
         """The finished drafts of a step, each as long as was planned before it was made."""
         course = self._course
-        if not self.active or course is None:
+        if course is None:
             return drafts
         started_s = self._clock()
         try:
@@ -236,39 +253,55 @@ class Pilot:
         self.num_accepted += num_accepted
         self._counts[name] = (num_proposed, num_accepted)
 
-    def observe(self, scheduler: Any, output: Any, runner_output: Any) -> None:
-        """Take in a step's output, after the scheduler did."""
+    def observe(self, scheduler: Any, output: Any, answers: Mapping[int, Any]) -> None:
+        """Take in what became of a step, after the scheduler did.
+
+        Args:
+            scheduler: of the engine.
+            output: of the scheduler, which tells the step.
+            answers: what the scheduler made of the workers' output.
+        """
         counts, self._counts = self._counts, {}
-        if self._publisher.wanted or not scheduler.running:
-            self._publish()
-        if not self._flights:
-            return
-        now_s = self._clock()
+        started_s = self._clock()
         try:
-            flight = self._flights.popleft()
-            while flight.output is not output:  # the engine dropped a step
-                flight = self._flights.popleft()
-            flight.ended_s, flight.counts = now_s, counts
-            flight.idle_after = not scheduler.running
-            flight.sampled = runner_output.sampled_token_ids
-            flight.index = runner_output.req_id_to_index
-            flight.output = None
-            self._landed.append(flight)
+            idle = not scheduler.running
+            flight = self._land(output)
+            if flight is not None:
+                flight.ended_s, flight.idle_after = started_s, idle
+                flight.counts, flight.answers = counts, answers
+                self._landed.append(flight)
+            if idle and self._landed:
+                self._hand_in()
+            if idle or self._publisher.wanted:
+                self._publish()
         except Exception as error:
             self._fail(error)
-        self.decision_s += self._clock() - now_s
+        self.decision_s += self._clock() - started_s
+
+    def _land(self, output: Any) -> Flight | None:
+        """The step of this output; None where it was empty, or planned before a pause."""
+        for position, flight in enumerate(self._flights):
+            if flight.output is output:
+                for _ in range(position + 1):  # the engine dropped those before it
+                    self._flights.popleft()
+                flight.output = None
+                return flight
+        return None
 
     def _hand_in(self) -> None:
-        """Tell the governor what the steps showed that ended since the last plan."""
+        """Tell the governor what the steps showed that ended since the last time."""
         landed, self._landed = self._landed, []
         outcomes = all_outcomes(landed, self._ledger)
         self.num_rounds += sum(len(outcome.slots) for outcome in outcomes)
         self.governor.observe_many(outcomes, self._costs.costs(landed))
         self._ledger.settle()
+        for flight in landed:  # or every step would keep alive all that came before it
+            flight.previous = None
 
     def free(self, name: str) -> None:
         """The engine is done with a request."""
-        self._ledger.free(name)
+        if self.active:
+            self._ledger.free(name)
 
     def _publish(self) -> None:
         view = self.governor.view
@@ -289,5 +322,9 @@ class Pilot:
 
     def close(self) -> None:
         """Write out what is pending."""
+        for finish in (self._hand_in, self._publish, self.governor.close):
+            try:
+                finish()
+            except Exception as error:
+                self._fail(error)
         self._publisher.close()
-        self.governor.close()

@@ -55,9 +55,11 @@ class _Observed:
         self, scheduler_output: Any, model_runner_output: Any, *args: Any, **kwargs: Any
     ) -> Any:
         """As the scheduler's own."""
-        result = super().update_from_output(scheduler_output, model_runner_output, *args, **kwargs)
-        self.pilot.observe(self, scheduler_output, model_runner_output)
-        return result
+        answers = super().update_from_output(
+            scheduler_output, model_runner_output, *args, **kwargs
+        )
+        self.pilot.observe(self, scheduler_output, answers)
+        return answers
 
     def shutdown(self) -> None:
         """As the scheduler's own."""

@@ -44,7 +44,7 @@ class EngineTraits:
     engine: int
     observe_only: str
 
-    def host_info(self, trims: bool) -> HostInfo:
+    def host_info(self) -> HostInfo:
         """What the governor is told."""
         return HostInfo(
             engine_id=f"vllm-{self.engine}",
@@ -52,7 +52,6 @@ class EngineTraits:
             ragged_ok=self.ragged_ok,
             padded=not self.ragged_ok,
             mid_draft_stop=False,
-            trims=trims,
             feedback_delay=self.feedback_delay,
             drafts=(DraftInfo(self.method),),
         )
@@ -94,6 +93,8 @@ def _why_observe_only(vllm_config: Any, table: Any) -> str:
     parallel = vllm_config.parallel_config
     if parallel.data_parallel_size > 1:
         return "data-parallel ranks that draft different numbers of tokens would deadlock"
+    if parallel.pipeline_parallel_size > 1:
+        return "pipeline stages verify drafts later than in the step after they were made"
     if parallel.distributed_executor_backend == "external_launcher":
         return "an external launcher needs every rank to schedule alike"
     if table is None:

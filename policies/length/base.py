@@ -35,7 +35,6 @@ class View:
         slots: (n,) requests of this round.
         max_draft_len: largest length that policy file and host allow.
         can_stop: whether the host asks the policy again in mid-draft.
-        can_trim: whether it asks again, once for each position, when all is drafted.
         padded: whether the host verifies a rectangle, so that the longest draft sets the cost.
         survival: (n, max_draft_len) probability that the draft is accepted up to each position.
         round_s: (max_draft_len + 1,) seconds of a round by draft length, NaN where unknown.
@@ -51,7 +50,6 @@ class View:
     slots: Ints
     max_draft_len: int
     can_stop: bool
-    can_trim: bool
     padded: bool
     survival: Floats
     round_s: Floats
@@ -74,8 +72,6 @@ class Progress:
         survival: (m,) probability that the draft is accepted up to and including `position`,
             from the draft's confidence at positions up to it.
         next_acceptance: (m,) probability that the token after it is accepted, if this one is.
-        marginal_s: seconds that the token after it adds to the round for all requests: drafted
-            and verified, or verified only where all is drafted already.
     """
 
     view: View
@@ -83,7 +79,6 @@ class Progress:
     position: int
     survival: Floats
     next_acceptance: Floats
-    marginal_s: float
 
 
 @dataclass(slots=True)

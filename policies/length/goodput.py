@@ -37,9 +37,9 @@ class Goodput(LengthPolicy):
     of waiting for a confident token (SpecDec++, arXiv 2405.19715, theorem 1, with the threshold
     computed from measured costs). Where a host pays for each verified token, not for a rectangle,
     requests are judged one by one: before the round, by what is believed of each request, where
-    the host cannot ask again; by its draft's confidence where it can, in mid-draft or when all is
-    drafted. The test at position k uses the draft's distributions at
-    positions up to k and no token drawn at k or later, so the output stays the target's (Law 1).
+    the host cannot ask in mid-draft; by its draft's confidence where it can. The test at position
+    k uses the draft's distributions at positions up to k and no token drawn at k or later, so the
+    output stays the target's (Law 1).
     """
 
     Settings = GoodputSettings
@@ -53,7 +53,7 @@ class Goodput(LengthPolicy):
             length = view.probe_len
         elif view.best_len > 0 and view.can_stop:
             length = view.max_draft_len
-        elif view.padded or view.can_trim or not view.price > 0.0:
+        elif view.padded or not view.price > 0.0:
             length = view.best_len
         else:
             return _ragged_lengths(view)
@@ -66,7 +66,7 @@ class Goodput(LengthPolicy):
         if view.probe_len is not None:
             return np.zeros(num_rows, np.bool_)
         worth = view.weight[progress.rows] * progress.survival * progress.next_acceptance
-        cost = view.price * progress.marginal_s
+        cost = view.price * view.marginal_s[progress.position]
         if view.padded:
             ends = np.ones if np.add.reduce(worth) < cost else np.zeros
             return ends(num_rows, np.bool_)

@@ -35,7 +35,6 @@ def views(draw: st.DrawFn) -> View:
         slots=np.arange(n, dtype=np.int32),
         max_draft_len=limit,
         can_stop=draw(st.booleans()),
-        can_trim=draw(st.booleans()),
         padded=draw(st.booleans()),
         survival=survival,
         round_s=round_s,
@@ -63,8 +62,7 @@ def test_decisions_have_the_right_shape_and_bounds(name: str, view: View, seed: 
         assert ((lengths >= 0) & (lengths <= view.max_draft_len)).all()
         rows = np.flatnonzero(lengths > 1)
         if policy.stops and len(rows):
-            reached, after = rng.random((2, len(rows)))
-            progress = Progress(view, rows, 1, reached, after, rng.random())
+            progress = Progress(view, rows, 1, rng.random(len(rows)), rng.random(len(rows)))
             stopped = policy.stop(progress)
             assert stopped.shape == rows.shape
             assert stopped.dtype == np.bool_

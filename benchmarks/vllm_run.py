@@ -1,0 +1,167 @@
+"""Variants of `benchmarks.vllm_serving` take turns at the same requests."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.report import progress
+from benchmarks.vllm_load import LOADS, Phase, Prompts, mixed_phase, phases
+from benchmarks.vllm_quiet import Side, Watch
+from benchmarks.vllm_server import Server
+from benchmarks.vllm_summary import PHASED, Log, Measured, rates_by_length, stream_of
+from benchmarks.vllm_variants import (
+    GOVERNOR,
+    LENGTHS,
+    OFF,
+    POLICY,
+    QUICK_LENGTHS,
+    TABLE,
+    TABLE_VARIABLE,
+    Variant,
+    best_table,
+    scheduler_flags,
+    speculative_flags,
+    table_file,
+    variants,
+    write_table,
+)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How much is measured.
+
+    Attributes:
+        methods: of drafting.
+        quick: few lengths and small requests.
+        repetitions: of every load, and of the phased run; each draws requests of its own.
+        seed: chooses requests, phases and orders.
+    """
+
+    methods: tuple[str, ...]
+    quick: bool
+    repetitions: int
+    seed: int
+
+
+class Bench:
+    """All servers of a run; use it inside `async with`, which stops them."""
+
+    def __init__(self, plan: Plan, prompts: Prompts, models: tuple[Path, Path], folder: Path):
+        self.log = Log()
+        self._plan = plan
+        self._prompts = prompts
+        self._target, self._draft = models
+        self._folder = folder
+        self._servers: dict[str, Server] = {}
+        self._stack = AsyncExitStack()
+        self._cores = os.sched_getaffinity(0)
+        self._variants = variants(plan.methods, QUICK_LENGTHS if plan.quick else LENGTHS)
+
+    async def __aenter__(self) -> Bench:
+        """Start one server for all that can share it, and wait until every one answers."""
+        policy = self._folder / "policy.yaml"
+        policy.write_text(POLICY, encoding="utf-8")
+        try:
+            for variant in self._variants:
+                if variant.server not in self._servers:
+                    server = await self._stack.enter_async_context(self._start(variant, policy))
+                    self._servers[variant.server] = server
+            await asyncio.gather(*(server.ready() for server in self._servers.values()))
+        except BaseException:
+            await self._stack.aclose()
+            raise
+        os.sched_setaffinity(0, self._servers[OFF].host_cores)
+        self._sides = self._own()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        """Stop the servers and take back their core."""
+        os.sched_setaffinity(0, self._cores)
+        await self._stack.aclose()
+
+    def _own(self) -> tuple[Side, Side]:
+        servers = self._servers.values()
+        engines = tuple(process for server in servers for process in server.engine_processes)
+        hosts = tuple(process for server in servers for process in server.api_processes)
+        off = self._servers[OFF]
+        return (
+            Side((off.engine_core,), engines),
+            Side(tuple(off.host_cores), (os.getpid(), *hosts)),
+        )
+
+    def _start(self, variant: Variant, policy: Path) -> Server:
+        flags = ["--model", str(self._target)]
+        environment = {}
+        if variant.method:
+            flags += speculative_flags(variant.method, self._draft) + scheduler_flags(variant)
+        if variant.table is not None:
+            file = table_file(variant.server, self._folder)
+            write_table(variant.table, file)
+            environment[TABLE_VARIABLE] = str(file)
+        if variant.name == GOVERNOR:
+            environment["FLYBALL_POLICY"] = str(policy)
+        return Server(variant.server, flags, environment, self._folder)
+
+    async def run(self) -> None:
+        """Warm up, measure every load, choose the tables, measure the phased run."""
+        plan = self._plan
+        loads = [(rep, load) for rep in range(plan.repetitions) for load in LOADS]
+        num_phased = len(self._variants) + len(plan.methods)
+        with progress() as bar:
+            total = len(loads) * len(self._variants) + plan.repetitions * num_phased
+            task = bar.add_task("warming up", total=total)
+            await self._warm_up()
+            for rep, load in loads:
+                phase = mixed_phase(self._prompts, load, plan.quick, [plan.seed, rep])
+                for variant in self._shuffled(self._variants, rep, load):
+                    bar.update(task, description=f"load {load}: {variant.method} {variant.name}")
+                    await self._measure(variant, stream_of(load), rep, [phase])
+                    bar.advance(task)
+            contenders = [*self._variants, *(self._table(method) for method in plan.methods)]
+            for rep in range(plan.repetitions):
+                chosen = phases(self._prompts, plan.quick, [plan.seed, rep])
+                for variant in self._shuffled(contenders, rep, 0):
+                    bar.update(task, description=f"phased: {variant.method} {variant.name}")
+                    await self._measure(variant, PHASED, rep, chosen)
+                    bar.advance(task)
+
+    async def _warm_up(self) -> None:
+        for server in self._servers.values():
+            for load in (16,) if self._plan.quick else LOADS:
+                await server.run(mixed_phase(self._prompts, load, True, [self._plan.seed, 1000]))
+
+    def _shuffled(self, of: Sequence[Variant], rep: int, load: int) -> list[Variant]:
+        order = np.random.default_rng([self._plan.seed, rep, load, 1]).permutation(len(of))
+        return [of[i] for i in order]
+
+    def _table(self, method: str) -> Variant:
+        table = best_table(rates_by_length(self.log, method))
+        self.log.tables[method] = table
+        return Variant(method, TABLE, table)
+
+    async def _measure(
+        self, variant: Variant, stream: str, rep: int, chosen: Sequence[Phase]
+    ) -> None:
+        server = self._servers[variant.server]
+        if variant.table is not None:
+            write_table(variant.table, table_file(variant.server, self._folder))
+        before = await server.counters()
+        for number, phase in enumerate(chosen):
+            watch = Watch(self._sides)
+            answers = await server.run(phase)
+            disturbed = watch.disturbed()
+            after = await server.counters()
+            tokens, seconds = answers.whole() if stream == PHASED else answers.steady()
+            texts = tuple(done.tokens for done in answers.done)
+            unit = (rep, number)
+            run = Measured(unit, phase.load, phase.domain, tokens, seconds, texts, disturbed)
+            self.log.add(variant, stream, run, before, after)
+            before = after

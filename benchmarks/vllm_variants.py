@@ -1,0 +1,117 @@
+"""What is compared: an engine alone, every constant draft length, the best table, the governor."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmarks.vllm_load import LOADS
+
+MAX_DRAFT_LEN = 8
+METHODS = ("ngram", "draft_model")
+LENGTHS = tuple(range(MAX_DRAFT_LEN + 1))
+QUICK_LENGTHS = (0, 1, 2, 4, 8)
+OFF = "off"
+TABLE = "table"
+GOVERNOR = "governor"
+TABLE_VARIABLE = "BENCHMARK_DRAFT_LEN_TABLE"
+POLICY = f"version: 1\nlength: {{policy: goodput, max_draft_len: {MAX_DRAFT_LEN}}}\n"
+# Batch sizes for which the best length at 1, 4, 16 and 32 is taken: cut at geometric means.
+RANGES = {1: (1, 2), 4: (3, 8), 16: (9, 24), 32: (25, 512)}
+
+Table = Sequence[tuple[int, int, int]]
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One way to serve.
+
+    Attributes:
+        method: of drafting; empty where nothing is drafted.
+        name: `off`, `K=3`, `table` or `governor`.
+        table: batch sizes, first and last, and their draft length, for a static server.
+    """
+
+    method: str
+    name: str
+    table: Table | None = None
+
+    @property
+    def server(self) -> str:
+        """Name of the server that serves it; constant lengths and the table share one."""
+        if self.table is not None:
+            return f"{self.method} static"
+        return f"{self.method} {self.name}".strip()
+
+
+def constant(draft_len: int) -> Table:
+    """The table that holds one draft length."""
+    return ((1, RANGES[LOADS[-1]][1], draft_len),)
+
+
+def static_name(draft_len: int) -> str:
+    """Name of the variant with a constant draft length."""
+    return f"K={draft_len}"
+
+
+def variants(methods: Sequence[str], lengths: Sequence[int]) -> list[Variant]:
+    """All but the tables, which follow from the results of the others."""
+    found = [Variant("", OFF)]
+    for method in methods:
+        found += [Variant(method, static_name(k), constant(k)) for k in lengths]
+        found.append(Variant(method, GOVERNOR))
+    return found
+
+
+def best_table(rates: Mapping[int, Mapping[int, float]]) -> Table:
+    """The table in hindsight: at each load the constant length that was fastest there.
+
+    Args:
+        rates: tokens per second by load and draft length.
+    """
+    return tuple(
+        (*RANGES[load], max(of_length, key=lambda k: of_length[k]))
+        for load, of_length in sorted(rates.items())
+    )
+
+
+def speculative_flags(method: str, draft: Path) -> list[str]:
+    """Server flags for a method of drafting, up to `MAX_DRAFT_LEN` tokens a step.
+
+    A table is set for every server, because without one vLLM pads a request's first decode step
+    with tokens that nobody drafted.
+    """
+    config: dict[str, object] = {
+        "method": method,
+        "num_speculative_tokens": MAX_DRAFT_LEN,
+        "num_speculative_tokens_per_batch_size": constant(MAX_DRAFT_LEN),
+    }
+    if method == "ngram":
+        config |= {"prompt_lookup_min": 2, "prompt_lookup_max": 4}
+    else:
+        config["model"] = str(draft)
+    return ["--speculative-config", json.dumps(config)]
+
+
+def scheduler_flags(variant: Variant) -> list[str]:
+    """Server flags for who decides the draft length."""
+    if variant.table is not None:
+        return ["--scheduler-cls", "benchmarks.vllm_static.StaticScheduler"]
+    if variant.name == GOVERNOR:
+        return ["--scheduler-cls", "flyball.integrations.vllm.GovernedScheduler"]
+    return []
+
+
+def table_file(server: str, folder: Path) -> Path:
+    """Where a static server finds its table."""
+    return folder / f"{server.replace(' ', '-')}.json"
+
+
+def write_table(table: Table, file: Path) -> None:
+    """Hand a static server its next table; it may look at the file at any time."""
+    part = file.with_suffix(".part")
+    part.write_text(json.dumps(table), encoding="utf-8")
+    os.replace(part, file)
