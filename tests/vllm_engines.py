@@ -112,8 +112,7 @@ class Engine:
             table = {"num_speculative_tokens_per_batch_size": [(1, 4096, most)]}
             options["speculative_config"] = {**speculative, **table}
             options["scheduler_cls"] = "flyball.integrations.vllm.GovernedScheduler"
-        sizes = {"max_model_len": 1024, "max_num_seqs": 32, "block_size": 32}
-        sizes["num_gpu_blocks_override"] = 384  # a third of what vLLM would take for each engine
+        sizes = {"max_num_seqs": 32, "block_size": 32, "kv_cache_memory_bytes": 2**26}
         self.llm = LLM(
             str(model),
             dtype="float32",

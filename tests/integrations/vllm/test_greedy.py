@@ -39,7 +39,7 @@ SCHEMA = {
     "additionalProperties": False,
 }
 KINDS: dict[str, dict[str, Any]] = {
-    "roomy": {},
+    "roomy": {"max_model_len": 1024, "kv_cache_memory_bytes": 2**28},
     # Long prompts are read in parts, and a batch outgrows the cache.
     "tight": {
         "max_model_len": 512,
@@ -175,6 +175,17 @@ def roomy(bench: Callable[[str], Bench]) -> Bench:
 @pytest.fixture
 def tight(bench: Callable[[str], Bench]) -> Bench:
     return bench("tight")
+
+
+def test_a_wrong_token_is_no_near_tie(
+    make: Callable[[str], Bench], prompts: list[list[int]]
+) -> None:
+    bench = make("roomy")
+    (text,) = bench.plain.texts(prompts[:1], greedy())
+    with pytest.raises(AssertionError, match="text 0, token 5: "):
+        bench.judge(prompts[:1], [text], [[*text[:5], (text[5] + 1) % 512, *text[6:]]])
+    with pytest.raises(AssertionError, match="text 0: 32 tokens, not 31"):
+        bench.judge(prompts[:1], [text], [text[:-1]])
 
 
 def test_batches_of_all_sizes(roomy: Bench, prompts: list[list[int]]) -> None:

@@ -156,5 +156,5 @@ def test_mutants_fail_the_same_test(
     engine = start("sampled drafts")
     monkeypatch.setattr(engine.pilot, "cut", functools.partial(mutant, engine.pilot.cut))
     policy = Static(StaticSettings(draft_len=3, max_draft_len=MAX_DRAFT_LEN))
-    counts = draw_counts(engine, policy, 15_000, hold_steps=16)
+    counts = draw_counts(engine, policy, 20_000, hold_steps=16)
     assert p_value(counts, probs) < FALSE_ALARM_RATE
