@@ -10,9 +10,7 @@ import contextlib
 import functools
 import itertools
 import json
-import logging
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +19,13 @@ import torch
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 from vllm import SamplingParams
 from vllm.sampling_params import StructuredOutputsParams
-from vllm_engines import Engine, RandomLengths, Settings
+from vllm_bench import Bench
+from vllm_engines import Engine, RandomLengths
 
 from flyball.demo.loader import MODELS
 from flyball.demo.widen import save_for_vllm
 
 DOMAINS = ("code", "prose", "tables")
-TIE = 1e-4
 NEW_TOKENS = 32
 SCHEMA = {
     "type": "object",
@@ -49,52 +47,11 @@ KINDS: dict[str, dict[str, Any]] = {
     "short": {"max_model_len": 128},
 }
 
-log = logging.getLogger(__name__)
-
 
 def greedy(**settings: Any) -> SamplingParams:
     return SamplingParams(
         temperature=0.0, **{"max_tokens": NEW_TOKENS, "ignore_eos": True, **settings}
     )
-
-
-@dataclass
-class Bench:
-    """A governed engine and a plain one that differ in speculation alone."""
-
-    governed: Engine
-    plain: Engine
-    target: Callable[[], Any]  # in float64
-    expected: dict[str, list[list[int]]] = field(default_factory=dict)
-
-    def compare(self, prompts: Sequence[list[int]], settings: Settings) -> list[list[int]]:
-        """Texts of the governed engine, which have to be the plain one's."""
-        key = repr((prompts, settings))
-        if key not in self.expected:
-            self.expected[key] = self.plain.texts(prompts, settings)
-        texts = self.governed.texts(prompts, settings)
-        self.judge(prompts, texts, self.expected[key])
-        return texts
-
-    def judge(
-        self,
-        prompts: Sequence[list[int]],
-        texts: Sequence[list[int]],
-        expected: Sequence[list[int]],
-    ) -> None:
-        """Texts are the expected ones up to near ties."""
-        for number, row in enumerate(zip(prompts, texts, expected, strict=True)):
-            prompt, text, should = row
-            if text == should:
-                continue
-            pairs = zip(text, should, strict=False)
-            place = next((i for i, (came, due) in enumerate(pairs) if came != due), None)
-            assert place is not None, f"text {number}: {len(text)} tokens, not {len(should)}"
-            with torch.no_grad():
-                logits = self.target()(torch.tensor([prompt + should[:place]])).logits[0, -1]
-            gap = float(logits.max() - logits[[text[place], should[place]]].min())
-            assert gap < TIE, f"text {number}, token {place}: {text[place]}, not {should[place]}"
-            log.warning("near tie: text %d, token %d, gap %.1e", number, place, gap)
 
 
 @pytest.fixture(scope="module")
