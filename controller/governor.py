@@ -71,7 +71,7 @@ class Governor:
 
     @property
     def wants_confidence(self) -> bool:
-        """Whether the policy wants to be asked while drafts are made, or after."""
+        """Whether the policy wants to be asked while drafts are made."""
         return self._seat.wants_confidence
 
     @property

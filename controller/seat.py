@@ -23,7 +23,7 @@ class Seat:
 
     Attributes:
         policy: the one that is seated; None before it is needed and after a fault.
-        wants_confidence: whether it wants to be asked while drafts are made, or after.
+        wants_confidence: whether it wants to be asked while drafts are made.
         wants_reading: whether it wants skipped text read.
         max_draft_len: largest length that file and host allow.
     """
@@ -63,8 +63,8 @@ class Seat:
             return np.zeros(len(progress.rows), np.bool_)
         return self.policy.stop(progress)
 
-    def reseat(self) -> bool | None:
-        """Seat the policy of a file that changed; None where none did.
+    def reseat(self) -> bool:
+        """Seat the policy of a file that changed, if one did.
 
         Returns:
             Whether estimators have to start anew: they are made for a largest length, and for
@@ -72,7 +72,7 @@ class Seat:
         """
         file = None if self._watch is None else self._watch.take()
         if file is None:
-            return None
+            return False
         before = (self.wants_confidence, self.max_draft_len)
         self._seat(file)
         return before != (self.wants_confidence, self.max_draft_len)

@@ -39,6 +39,11 @@ def marginal_seconds(round_s: Floats) -> Floats:
     return result
 
 
+def size_bucket(batch_size: int) -> int:
+    """Batch sizes that share what was measured: the power of two that is nearest."""
+    return round(math.log2(batch_size)) if batch_size > 1 else 0
+
+
 class Curve:
     """A function of a small positive integer, learned from noisy times.
 
@@ -156,10 +161,6 @@ class CostEstimator:
         # A further draft has only its step to tell.
         self._step_probes: tuple[int, ...] = (min(4, max_draft_len), min(8, max_draft_len)) * 2
 
-    @staticmethod
-    def _key(batch_size: int) -> int:
-        return round(math.log2(batch_size)) if batch_size > 1 else 0
-
     def next_probe(self, batch_size: int, draft: int = 0) -> int | None:
         """The length to try next with a draft, at a batch size where its cost is not known yet.
 
@@ -167,7 +168,7 @@ class CostEstimator:
         """
         if draft >= self._num_drafts:
             return None
-        bucket = self._buckets.get(self._key(batch_size))
+        bucket = self._buckets.get(size_bucket(batch_size))
         if draft == 0:
             seen, probes = bucket.num_rounds if bucket else 0, self._probes
         else:
@@ -176,7 +177,7 @@ class CostEstimator:
 
     def measured(self, batch_size: int) -> bool:
         """Whether any round of this batch size was measured."""
-        return self._key(batch_size) in self._buckets
+        return size_bucket(batch_size) in self._buckets
 
     def round_s(self, batch_size: int) -> Floats:
         """Seconds of a round for draft lengths 0 to max_draft_len (drafts + 1, max_draft_len + 1).
@@ -184,7 +185,7 @@ class CostEstimator:
         One row a draft, and a last one for rounds in which no draft steps. NaN where the batch
         size was never measured.
         """
-        bucket = self._buckets.get(self._key(batch_size))
+        bucket = self._buckets.get(size_bucket(batch_size))
         if bucket is None:
             return np.full((self._num_drafts + 1, len(self._lengths)), np.nan)
         # Where nothing was drafted yet, drafting looks free, and is tried.
@@ -198,7 +199,7 @@ class CostEstimator:
         self._bucket(batch_size).num_probes[draft] += 1
 
     def _bucket(self, batch_size: int) -> _Bucket:
-        key = self._key(batch_size)
+        key = size_bucket(batch_size)
         if key not in self._buckets:
             self._buckets[key] = _Bucket(len(self._lengths), self._num_drafts)
         return self._buckets[key]

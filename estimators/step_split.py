@@ -12,6 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from flyball.estimators.cost import size_bucket
+
 Floats = NDArray[np.float64]
 
 _MEMORY = 400.0  # steps after which a sample's weight has fallen to 1/e
@@ -81,7 +83,7 @@ class StepSplit:
         self._keep = math.exp(-1.0 / _MEMORY)
 
     def _bucket(self, batch_size: int) -> _Bucket:
-        return self._buckets.setdefault(round(math.log2(max(batch_size, 1))), _Bucket())
+        return self._buckets.setdefault(size_bucket(batch_size), _Bucket())
 
     def update(self, load: StepLoad, step_s: float) -> None:
         """Learn from one step."""

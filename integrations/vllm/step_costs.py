@@ -7,11 +7,11 @@ much as they draft, and read no prompt, say what a round costs.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 from dataclasses import replace
 
 from flyball.controller.contract import Cost
+from flyball.estimators.cost import size_bucket
 from flyball.estimators.step_split import StepSplit
 from flyball.integrations.vllm.flights import Flight
 
@@ -33,8 +33,7 @@ class StepCosts:
         for flight in flights:
             cost = self._cost(flight)
             if cost is not None:
-                size = round(math.log2(cost.batch_size))
-                kind = (size, cost.verify_len, cost.num_draft_steps)
+                kind = (size_bucket(cost.batch_size), cost.verify_len, cost.num_draft_steps)
                 kinds.setdefault(kind, []).append(cost)
         return [
             replace(sorted(same, key=_step_s)[len(same) // 2], num_rounds=len(same))
