@@ -34,6 +34,9 @@ FLAGS = (
     # Variants get the same prompts, so the second to come would find the first one's prefixes.
     "--no-enable-prefix-caching",
     "--disable-uvicorn-access-log",
+    # Scheduler and worker in one process: as two they would wait busily for each other, and a
+    # server that was asked last would go on waiting so for a second, on the core of them all.
+    "--distributed-executor-backend", "vllm.v1.executor.uniproc_executor.UniProcExecutor",
 )  # fmt: skip
 
 
