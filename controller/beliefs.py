@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flyball.controller.choice import Choice, Ways, WaysWithOffers
-from flyball.controller.contract import Cost, HostInfo, Offer, Outcomes, join
+from flyball.controller.contract import Cost, HostInfo, Offer, Outcomes
 from flyball.controller.guard import BadAnswerError, Guard
 from flyball.controller.price import PriceCorrection, Quote, quote
 from flyball.estimators.cost import CostEstimator, marginal_seconds
@@ -241,29 +241,28 @@ class Beliefs:
             look.choice = look.ways.choose(look.way, draft_len)
         return look.choice
 
-    def note(self, rounds: Sequence[Outcomes]) -> None:
-        """Take in what rounds showed of their drafts, oldest first.
+    def note(self, rows: Outcomes, num_rounds: int) -> None:
+        """Take in what some rounds showed of their drafts, oldest first.
 
         Offers are not looked at: they learn from `compare` alone. That a draft had no further
         token to offer counts as a miss there: no token is gained by planning for one.
         """
         self._guard.at_work = "acceptance"
-        joined = join(rounds)
-        observed = joined.observed
-        if joined.exhausted is not None:
-            missed = joined.exhausted & (observed == joined.accepted)
+        observed = rows.observed
+        if rows.exhausted is not None:
+            missed = rows.exhausted & (observed == rows.accepted)
             observed = observed + (missed & (observed < self._max_draft_len))
         for index, draft in self._drafts.items():
-            rows: Any = slice(None) if joined.draft is None else joined.draft == index
-            if joined.draft is None and index > 0:
+            own: Any = slice(None) if rows.draft is None else rows.draft == index
+            if rows.draft is None and index > 0:
                 continue
             draft.note(
-                joined.slots[rows],
-                joined.proposed[rows],
-                joined.accepted[rows],
-                observed[rows],
-                None if joined.confidence is None else joined.confidence[rows],
-                num_rounds=len(rounds),
+                rows.slots[own],
+                rows.proposed[own],
+                rows.accepted[own],
+                observed[own],
+                None if rows.confidence is None else rows.confidence[own],
+                num_rounds,
             )
             if draft.due:
                 self._learn(draft)

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -110,16 +108,18 @@ class Outcomes:
     draft: Ints | None = None
     exhausted: Bools | None = None
 
-
-def join(rounds: Sequence[Outcomes]) -> Outcomes:
-    """Rows of several rounds, one after the other; what one leaves out, all must leave out."""
-    if len(rounds) == 1:
-        return rounds[0]
-    joined: dict[str, Any] = {"step_id": rounds[0].step_id}
-    for name in list(vars(rounds[0]))[1:]:
-        column = [getattr(rows, name) for rows in rounds]
-        joined[name] = None if column[0] is None else np.concatenate(column)
-    return Outcomes(**joined)
+    def only(self, rows: slice | Bools) -> Outcomes:
+        """Some of the rows."""
+        return Outcomes(
+            self.step_id,
+            self.slots[rows],
+            self.proposed[rows],
+            self.accepted[rows],
+            self.observed[rows],
+            None if self.confidence is None else self.confidence[rows],
+            None if self.draft is None else self.draft[rows],
+            None if self.exhausted is None else self.exhausted[rows],
+        )
 
 
 @dataclass(frozen=True)

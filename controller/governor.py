@@ -18,6 +18,7 @@ from flyball.controller.guard import (
     check_lengths,
     check_stops,
 )
+from flyball.controller.history import History, typical_costs
 from flyball.controller.policy_file import PolicyFile
 from flyball.controller.recording import open_recording
 from flyball.controller.seat import Seat
@@ -154,7 +155,9 @@ class Governor:
             self._steps.forget_looks()
             self._beliefs = self._make_beliefs()
             self._beliefs.admit(np.arange(self._pool.num_slots, dtype=np.int32))
-        step = self._steps.start(Step(self._num_steps, slots, context_len, num_waiting))
+        step = self._steps.start(
+            Step(self._num_steps, slots, self.policy_name, context_len, num_waiting)
+        )
         nothing = np.zeros(len(slots), np.int32)
         if len(slots) == 0 or self._guard.benched(self._num_steps):
             return Plan(self._num_steps, nothing, nothing)
@@ -220,9 +223,12 @@ class Governor:
     def observe(self, outcomes: Outcomes, cost: Cost | None = None) -> None:
         """Learn from a step; may be called late, or never, or with rows missing."""
         try:
-            rows = self._sound(outcomes)
-            if rows is not None:
-                self._learn([rows])
+            keep = self._sound(outcomes, outcomes.step_id)
+            rows = None
+            if keep is not None:
+                rows = outcomes if keep.all() else outcomes.only(keep)
+                self._beliefs.note(rows, 1)
+                self._teach(rows)
             if cost is not None:
                 self._observe_cost(cost, rows)
             if rows is not None:
@@ -230,21 +236,22 @@ class Governor:
         except Exception as error:
             self._fail(error)
 
-    def observe_many(self, rounds: Sequence[Outcomes], costs: Sequence[Cost]) -> None:
-        """Learn from several steps at once, oldest first; cheaper than one after the other.
-
-        Args:
-            rounds: what the steps showed; several may share a step id.
-            costs: what rounds cost, not necessarily these.
-        """
+    def observe_many(self, history: History) -> None:
+        """Learn from several rounds at once; cheaper than one after the other."""
         try:
-            sound = [rows for rows in map(self._sound, rounds) if rows is not None]
-            if sound:
-                self._learn(sound)
-            for cost in costs:
-                self._observe_cost(cost, None)
-            for rows in sound:
-                self._record(rows, None)
+            keep = self._sound(history.outcomes, history.plans())
+            if keep is not None:
+                if not keep.all():
+                    history = history.only(keep)
+                self._beliefs.note(history.outcomes, len(history.step_ids))
+                if self._seat.policy is not None and self._seat.policy.learns:
+                    for rows, _ in history:
+                        self._teach(rows)
+            for typical in typical_costs(history.costs):
+                self._observe_cost(typical, None)
+            if keep is not None and self._recording is not None:
+                for rows, cost in history:
+                    self._record(rows, cost)
         except Exception as error:
             self._fail(error)
 
@@ -253,16 +260,16 @@ class Governor:
             self._guard.at_work = "trace"
             self._recording.add(rows, cost, self._steps.find(rows.step_id))
 
-    def _sound(self, outcomes: Outcomes) -> Outcomes | None:
-        current = self._pool.current(outcomes.slots, outcomes.step_id)
+    def _sound(self, outcomes: Outcomes, step_id: int | NDArray[np.int64]) -> Bools | None:
+        self._guard.at_work = "outcomes"
+        current = self._pool.current(outcomes.slots, step_id)
         return self._guard.sound_outcomes(outcomes, current, self.max_draft_len)
 
-    def _learn(self, rounds: Sequence[Outcomes]) -> None:
-        self._beliefs.note(rounds)
-        if self._seat.policy is not None:
+    def _teach(self, rows: Outcomes) -> None:
+        policy = self._seat.policy
+        if policy is not None and policy.learns:
             self._guard.at_work = "learn"
-            for rows in rounds:
-                self._seat.policy.learn(RoundResult(rows.slots, rows.proposed, rows.accepted))
+            policy.learn(RoundResult(rows.slots, rows.proposed, rows.accepted))
 
     def _observe_cost(self, cost: Cost, rows: Outcomes | None) -> None:
         step = self._steps.find(cost.step_id)

@@ -75,35 +75,24 @@ class Guard:
                 sound.append(checked)
         return sound
 
-    def sound_outcomes(self, outcomes: Outcomes, current: Bools, limit: int) -> Outcomes | None:
-        """The rows that are current and can be true; None where nothing can be made of them.
+    def sound_outcomes(self, outcomes: Outcomes, current: Bools, limit: int) -> Bools | None:
+        """Which rows are current and can be true; None where nothing can be made of them.
 
         Args:
-            outcomes: of a round (n,).
+            outcomes: of some rounds (n,).
             current: (n,) rows whose requests are still in their slots.
             limit: largest draft length.
         """
         try:
             sound = sound_rows(outcomes.proposed, outcomes.accepted, outcomes.observed, limit)
-            keep = current & sound
+            keep: Bools = current & sound
         except (TypeError, ValueError) as error:
             self.count("outcomes", repr(error))
             return None
-        if np.count_nonzero(keep) == len(keep):
-            return outcomes
-        if num_bad := int(np.count_nonzero(current & ~sound)):
+        if np.count_nonzero(keep) < np.count_nonzero(current):
+            num_bad = int(np.count_nonzero(current & ~sound))
             self.count("outcomes", "counts that cannot be true", num_bad)
-        confidence, draft, exhausted = outcomes.confidence, outcomes.draft, outcomes.exhausted
-        return Outcomes(
-            outcomes.step_id,
-            outcomes.slots[keep],
-            outcomes.proposed[keep],
-            outcomes.accepted[keep],
-            outcomes.observed[keep],
-            None if confidence is None else confidence[keep],
-            None if draft is None else draft[keep],
-            None if exhausted is None else exhausted[keep],
-        )
+        return keep
 
     def sound_comparison(
         self, slots: Ints, offer: Offer, num_matched: Ints, num_compared: Ints, limit: int

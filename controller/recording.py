@@ -24,19 +24,16 @@ class Recording:
         directory: of the trace.
         engine_id: name of the engine.
         drafts: their names.
-        policy: name and version of the policy.
     """
 
-    def __init__(
-        self, directory: str, engine_id: str, drafts: tuple[str, ...], policy: str
-    ) -> None:
+    def __init__(self, directory: str, engine_id: str, drafts: tuple[str, ...]) -> None:
         # Traces need pyarrow, which is not loaded for anything else.
         from flyball.controller.trace import TraceRecorder
         from flyball.controller.trace_format import TraceRound
 
         self._round = TraceRound
         self._recorder = TraceRecorder(directory, engine_id, drafts)
-        self._policy = policy
+        self._policy = ""
         self._num_requests = 0
         self._request = SlotArray(0, np.int64)
         self._position = SlotArray(0, np.int32)
@@ -58,6 +55,8 @@ class Recording:
             step: as it was planned, if it is remembered.
         """
         planned, context_len = None, None
+        if step is not None:
+            self._policy = step.policy
         if step is not None and np.array_equal(step.slots, outcomes.slots):
             planned, context_len = step.planned, step.context_len
         slots, proposed = outcomes.slots, outcomes.proposed
@@ -100,4 +99,4 @@ def open_recording(policy: PolicyFile, host: HostInfo) -> Recording | None:
     if policy.trace is None:
         return None
     names = tuple(draft.name for draft in host.drafts)
-    return Recording(policy.trace.dir, host.engine_id, names, f"{policy.length.policy}/1")
+    return Recording(policy.trace.dir, host.engine_id, names)

@@ -22,6 +22,7 @@ class Step:
 
     step_id: int
     slots: Ints
+    policy: str = ""  # name of the one that planned
     context_len: Ints | None = None
     num_waiting: int = 0
     planned: Ints | None = None  # (n,)

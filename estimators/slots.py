@@ -62,7 +62,9 @@ class SlotPool:
         self._since.values[live] = np.inf
         self._free.extend(live.tolist())
 
-    def current(self, slots: NDArray[np.int32], step_id: int) -> NDArray[np.bool_]:
-        """Which slots (n,) have belonged to the same request since before this step."""
+    def current(
+        self, slots: NDArray[np.int32], step_id: int | NDArray[np.int64]
+    ) -> NDArray[np.bool_]:
+        """Which slots (n,) belong to the same request since before a step, or steps (n,)."""
         result: NDArray[np.bool_] = self._since.values[slots] < step_id
         return result

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 from collections import defaultdict
-from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from vllm.v1.core.sched.output import SchedulerOutput
@@ -12,7 +11,8 @@ from vllm.v1.request import RequestStatus
 from vllm.v1.spec_decode.metrics import SpecDecodingStats
 from vllm_fake import FakeWorker
 
-from flyball.controller.contract import Cost, Outcomes
+from flyball.controller.contract import Outcomes
+from flyball.controller.history import History
 from flyball.integrations.vllm.pilot import Pilot
 
 
@@ -66,7 +66,7 @@ class Books:
         scheduler.update_from_output = self._on_update
         governor = pilot.governor
         self._observe, governor.observe_many = governor.observe_many, self._on_observe
-        self._learn, governor._learn = governor._learn, self._on_learn
+        self._note_rows, governor._beliefs.note = governor._beliefs.note, self._on_note
 
     def count(self, stats: SpecDecodingStats | None) -> None:
         """Take in what the engine says of a step."""
@@ -129,14 +129,14 @@ class Books:
             accepted = min(verified.accepted, proposed)  # past the end of a grammar
             self.rounds[name].append(Round(plan_id, proposed, accepted, exhausted))
 
-    def _on_observe(self, rounds: Sequence[Outcomes], costs: Sequence[Cost]) -> None:
+    def _on_observe(self, history: History) -> None:
         names = {slot: name for name, slot in self._pilot._ledger._slots.items()}
-        self._told.extend((rows, names) for rows in rounds)
-        self._observe(rounds, costs)
+        self._told.extend((rows, names) for rows, _ in history)
+        self._observe(history)
 
-    def _on_learn(self, rounds: Sequence[Outcomes]) -> None:
-        self._num_learned += sum(len(rows.slots) for rows in rounds)
-        self._learn(rounds)
+    def _on_note(self, rows: Outcomes, num_rounds: int) -> None:
+        self._num_learned += len(rows.slots)
+        self._note_rows(rows, num_rounds)
 
     @property
     def rows(self) -> dict[str, list[Round]]:

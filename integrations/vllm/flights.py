@@ -7,14 +7,15 @@ dozen steps at a time.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from flyball.controller.contract import Outcomes
+from flyball.controller.contract import Cost, Outcomes
+from flyball.controller.history import History
 from flyball.estimators.step_split import StepLoad
 from flyball.integrations.vllm.ledger import Ledger
 
@@ -83,6 +84,11 @@ class Flight:
         return None if self.previous is None else self.previous.course
 
     @property
+    def plan_id(self) -> int | None:
+        """Of the plan under which its drafts were made; None if there was none."""
+        return None if self.previous is None else self.previous.course.plan_id
+
+    @property
     def only_decodes(self) -> bool:
         """Whether no request was still reading its prompt."""
         return self.total == len(self.num_tokens) + sum(self.num_drafted.values())
@@ -101,44 +107,32 @@ class Flight:
             num_prefill_tokens=self.total - num_verified,
         )
 
-    def outcomes(self, ledger: Ledger) -> Outcomes | None:
-        """What it showed of the drafts that were planned; None where none were.
+    def told(self) -> Counts:
+        """What it showed of the drafts that were planned, as the engine counts it.
 
         A request counts where it decoded, was part of the step before, and the engine took its
         tokens: one that was preempted, aborted or still reading its prompt has shown nothing.
         What the engine cut for lack of room, or a grammar, was not proposed.
         """
-        previous, course, counts, found = self.previous, self.before, self.counts, self.found
-        if previous is None or course is None or course.plan_id is None:
-            return None
+        previous, counts = self.previous, self.counts
+        if previous is None or self.plan_id is None:
+            return {}
         if len(counts) < len(self.num_tokens) or not self.only_decodes:
             counts = self._counts_of_decodes(previous)
         if not counts.keys() <= previous.num_tokens.keys():
             counts = {name: counts[name] for name in counts if name in previous.num_tokens}
-        if not counts:
-            return None
-        proposed, accepted = np.array(list(counts.values()), np.int32).T.copy()
-        # Where a grammar ends nothing is refused: vLLM counts more accepted than proposed there.
-        accepted = np.minimum(accepted, proposed)
-        exhausted = None
-        if found is not None:
-            wanted = course.lengths
-            exhausted = np.array(
-                [
-                    (given := found.get(name, 0)) < wanted.get(name, course.default)
-                    and count[0] == given
-                    for name, count in counts.items()
-                ],
-                np.bool_,
-            )
-        return Outcomes(
-            step_id=course.plan_id,
-            slots=ledger.slots(counts, since=course.plan_id),
-            proposed=proposed,
-            accepted=accepted,
-            observed=np.minimum(accepted + 1, proposed),
-            exhausted=exhausted,
-        )
+        return counts
+
+    def exhausted(self, told: Counts) -> list[bool]:
+        """Whether more was planned for each request than the drafter had to offer."""
+        course, found = self.before, self.found
+        if course is None or found is None:
+            return [False] * len(told)
+        lengths, default = course.lengths, course.default
+        return [
+            (given := found.get(name, 0)) < lengths.get(name, default) and count[0] == given
+            for name, count in told.items()
+        ]
 
     def _counts_of_decodes(self, previous: Flight) -> Counts:
         """Counts of requests that decoded; the engine counts none for those without a draft."""
@@ -159,7 +153,40 @@ class Flight:
         return {one.request_id for one in answers if one.new_token_ids}
 
 
-def all_outcomes(flights: Iterable[Flight], ledger: Ledger) -> list[Outcomes]:
-    """What several steps showed, oldest first."""
-    outcomes = (flight.outcomes(ledger) for flight in flights)
-    return [outcome for outcome in outcomes if outcome is not None]
+def history_of(flights: Sequence[Flight], costs: Sequence[Cost | None], ledger: Ledger) -> History:
+    """What several steps showed.
+
+    Args:
+        flights: the steps, oldest first.
+        costs: of the round that each verified, if known.
+        ledger: that knows, or gives, the slots of their requests.
+    """
+    names: list[str] = []
+    counts: list[tuple[int, int]] = []
+    exhausted: list[bool] = []
+    num_rows, plan_ids = [], []
+    for flight in flights:
+        told, plan_id = flight.told(), flight.plan_id
+        if plan_id is not None:
+            ledger.admit(told.keys(), since=plan_id)
+        names += told
+        counts += told.values()
+        exhausted += flight.exhausted(told)
+        num_rows.append(len(told))
+        plan_ids.append(-1 if plan_id is None else plan_id)
+    proposed, accepted = np.array(counts, np.int32).reshape(-1, 2).T.copy()
+    # Where a grammar ends nothing is refused: vLLM counts more accepted than proposed there.
+    accepted = np.minimum(accepted, proposed)
+    return History(
+        Outcomes(
+            step_id=plan_ids[0],
+            slots=ledger.slots(names),
+            proposed=proposed,
+            accepted=accepted,
+            observed=np.minimum(accepted + 1, proposed),
+            exhausted=np.array(exhausted, np.bool_) if any(exhausted) else None,
+        ),
+        plan_ids,
+        num_rows,
+        costs,
+    )

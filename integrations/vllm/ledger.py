@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Iterable, Set
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,17 +27,20 @@ class Ledger:
         self._slots: dict[str, int] = {}
         self._gone: list[str] = []
 
-    def slots(self, names: Collection[str], since: int | None = None) -> Ints:
-        """Slots (n,) of these requests.
+    def admit(self, names: Set[str], since: int | None = None) -> None:
+        """Give slots to the requests that have none yet.
 
         Args:
-            names: of the requests; new ones are admitted.
+            names: of the requests.
             since: step before which the new ones entered; now by default.
         """
-        new = [name for name in names if name not in self._slots]
-        if new:
+        if not self._slots.keys() >= names:
+            new = [name for name in names if name not in self._slots]
             slots = self._governor.admit(len(new), since)
             self._slots.update(zip(new, slots.tolist(), strict=True))
+
+    def slots(self, names: Iterable[str]) -> Ints:
+        """Slots (n,) of these requests, which have been admitted."""
         return np.array([self._slots[name] for name in names], np.int32)
 
     def free(self, name: str) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -19,7 +19,7 @@ from flyball.controller.governor import Governor
 from flyball.controller.guard import Guard
 from flyball.controller.metrics import Mode, Status
 from flyball.controller.policy_file import PolicyFile
-from flyball.integrations.vllm.flights import Counts, Course, Flight, all_outcomes
+from flyball.integrations.vllm.flights import Counts, Course, Flight, history_of
 from flyball.integrations.vllm.ledger import Ledger
 from flyball.integrations.vllm.metrics import Publisher
 from flyball.integrations.vllm.step_costs import StepCosts
@@ -168,9 +168,9 @@ class Pilot:
             if few and self._steps_in_room(scheduler, joined) >= self._steps_left:
                 lengths.update(dict.fromkeys(joined, course.default))
                 return course
-        return self._replan(scheduler, list(num_tokens))
+        return self._replan(scheduler, num_tokens)
 
-    def _steps_in_room(self, scheduler: Any, names: list[str]) -> int:
+    def _steps_in_room(self, scheduler: Any, names: Iterable[str]) -> int:
         """Steps for which the drafter surely has room for all of these texts."""
         longest = max(scheduler.requests[name].num_tokens for name in names)
         # A step adds what was drafted and a token; some steps are on their way.
@@ -178,16 +178,18 @@ class Pilot:
         room = (self.traits.drafter_max_len - longest) // per_step
         return int(room) - self.traits.feedback_delay - 1
 
-    def _replan(self, scheduler: Any, names: list[str]) -> Course:
+    def _replan(self, scheduler: Any, num_tokens: Mapping[str, int]) -> Course:
         """Hand in what was learned, and ask the governor."""
         self._hand_in()
-        room = self._steps_in_room(scheduler, names)
+        room = self._steps_in_room(scheduler, num_tokens)
         if room < 0:
             # The runner drafts nothing here, and fills in tokens that are no drafts.
             self._steps_left, self.draft_len = 1, 0.0
-            return Course(None, dict.fromkeys(names, 0), 0, 0.0)
+            return Course(None, dict.fromkeys(num_tokens, 0), 0, 0.0)
+        self._ledger.admit(num_tokens.keys(), since=self._oldest_plan())
+        names = list(num_tokens)
         plan = self.governor.plan(
-            self._ledger.slots(names, since=self._oldest_plan()),
+            self._ledger.slots(names),
             context_len=np.array(
                 [scheduler.requests[name].num_tokens for name in names], np.int32
             ),
@@ -298,9 +300,11 @@ class Pilot:
     def _hand_in(self) -> None:
         """Tell the governor what the steps showed that ended since the last time."""
         landed, self._landed = self._landed, []
-        outcomes = all_outcomes(landed, self._ledger)
-        self.num_rounds += sum(len(outcome.slots) for outcome in outcomes)
-        self.governor.observe_many(outcomes, self._costs.costs(landed))
+        if landed:
+            costs = [self._costs.cost(flight) for flight in landed]
+            history = history_of(landed, costs, self._ledger)
+            self.num_rounds += sum(history.num_rows)
+            self.governor.observe_many(history)
         self._ledger.settle()
         for flight in landed:  # or every step would keep alive all that came before it
             flight.previous = None

@@ -7,11 +7,7 @@ much as they draft, and read no prompt, say what a round costs.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import replace
-
 from flyball.controller.contract import Cost
-from flyball.estimators.cost import size_bucket
 from flyball.estimators.step_split import StepSplit
 from flyball.integrations.vllm.flights import Flight
 
@@ -23,25 +19,11 @@ class StepCosts:
         self._split = StepSplit()
         self._busy_since_s: float | None = None  # None while the engine has nothing to do
 
-    def costs(self, flights: Iterable[Flight]) -> list[Cost]:
-        """What rounds of each kind cost in these steps, oldest step first.
+    def cost(self, flight: Flight) -> Cost | None:
+        """The cost of the round that this step verified, if it can be told.
 
-        Rounds that verify and draft alike, at about the same batch size, are given as one: their
-        median, which no interrupted step moves.
+        Steps come in order, and every step once.
         """
-        kinds: dict[tuple[int, int, int], list[Cost]] = {}
-        for flight in flights:
-            cost = self._cost(flight)
-            if cost is not None:
-                kind = (size_bucket(cost.batch_size), cost.verify_len, cost.num_draft_steps)
-                kinds.setdefault(kind, []).append(cost)
-        return [
-            replace(sorted(same, key=_step_s)[len(same) // 2], num_rounds=len(same))
-            for same in kinds.values()
-        ]
-
-    def _cost(self, flight: Flight) -> Cost | None:
-        """The cost of the round that this step verified, if it can be told."""
         start_s = flight.started_s if self._busy_since_s is None else self._busy_since_s
         self._busy_since_s = None if flight.idle_after else flight.ended_s
         load, step_s = flight.load(), flight.ended_s - start_s
@@ -70,7 +52,3 @@ class StepCosts:
             draft_s=draft_s,
             verify_s=verify_s,
         )
-
-
-def _step_s(cost: Cost) -> float:
-    return cost.step_s

@@ -107,6 +107,7 @@ class LengthPolicy:
     Settings: ClassVar[type[LengthSettings]]
     stops: ClassVar[bool] = False  # whether it wants to be asked in mid-draft
     reads: ClassVar[bool] = False  # whether it wants skipped text read while it drafts nothing
+    learns: ClassVar[bool] = False  # whether it wants to know what rounds showed
 
     def __init__(self, settings: Any) -> None:
         self.settings = settings
@@ -123,4 +124,4 @@ class LengthPolicy:
         raise NotImplementedError
 
     def learn(self, result: RoundResult) -> None:
-        """Take in what a round showed."""
+        """Take in what a round showed; called where the policy `learns`."""

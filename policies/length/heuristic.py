@@ -29,6 +29,7 @@ class Heuristic(LengthPolicy):
 
     Settings = HeuristicSettings
     settings: HeuristicSettings
+    learns = True
 
     def __init__(self, settings: HeuristicSettings) -> None:
         super().__init__(settings)

@@ -56,6 +56,7 @@ FAULTS: list[tuple[str, Callable[..., Any]]] = [
 class Flaky(Goodput):
     """Goodput, with faults switched on from outside; every bench makes a new one of them."""
 
+    learns = True
     faults: dict[str, Callable[..., Any]] = {}
     num_injected = 0
 

@@ -7,7 +7,7 @@ after every test of this folder that runs an engine.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,8 @@ import pytest
 from vllm import SamplingParams
 from vllm_engines import Engine, RandomLengths, tiny_llama
 
-from flyball.controller.contract import Cost, Outcomes
+from flyball.controller.contract import Outcomes
+from flyball.controller.history import History
 
 METHODS: dict[str, dict[str, Any]] = {
     "ngram": {"prompt_lookup_max": 2, "prompt_lookup_min": 1},
@@ -31,9 +32,9 @@ class Tally:
         self._observe = observe
         self.rounds: list[Outcomes] = []
 
-    def __call__(self, rounds: Sequence[Outcomes], costs: Sequence[Cost]) -> None:
-        self.rounds.extend(rounds)
-        self._observe(rounds, costs)
+    def __call__(self, history: History) -> None:
+        self.rounds.append(history.outcomes)
+        self._observe(history)
 
     def total(self, name: str) -> int:
         return sum(int(getattr(outcomes, name).sum()) for outcomes in self.rounds)

@@ -9,7 +9,7 @@ from vllm_fake_engine import FakeEngine
 from vllm_load import put_under_load
 
 from flyball.controller import guard
-from flyball.controller.contract import Cost, Outcomes, Plan
+from flyball.controller.contract import Cost, Plan
 from flyball.controller.governor import Governor
 from flyball.estimators.cost import CostEstimator
 from flyball.estimators.drafts import SteppingDraft
@@ -29,10 +29,11 @@ WHERE: list[tuple[type, str]] = [
     (Governor, "plan"),
     (Governor, "admit"),
     (Governor, "observe_many"),
+    (Ledger, "admit"),
     (Ledger, "slots"),
     (Ledger, "settle"),
-    (StepCosts, "costs"),
-    (Flight, "outcomes"),
+    (StepCosts, "cost"),
+    (Flight, "told"),
     (Flight, "load"),
     (Pilot, "_steps_in_room"),
     (Pilot, "_land"),
@@ -46,10 +47,6 @@ WHERE: list[tuple[type, str]] = [
 
 def some_lengths(*values: float) -> Plan:
     return Plan(3, np.array(values), np.zeros(len(values), np.int32))
-
-
-def some_rows(*values: float) -> Outcomes:
-    return Outcomes(1, *(np.array(values) for _ in range(4)))
 
 
 NONSENSE: dict[tuple[type, str], list[Any]] = {
@@ -71,13 +68,12 @@ NONSENSE: dict[tuple[type, str], list[Any]] = {
         np.full(2, 10**9, np.int64),
         np.zeros((3, 3), np.int32),
     ],
-    (Flight, "outcomes"): [some_rows(np.nan), some_rows(-5, 10**9), some_rows(), "rows"],
-    (StepCosts, "costs"): [
-        None,
-        [None],
-        [Cost(1, np.nan, 1, 1, 0)],
-        [Cost(1, -1.0, 0, -4, 10**9)],
-        [Cost(1, 1e300, 2**40, 3, 5)],
+    (Flight, "told"): [{"a": (np.nan, 1)}, {"a": (-5, 10**9)}, {"a": ()}, {}, "rows"],
+    (StepCosts, "cost"): [
+        "dear",
+        Cost(1, np.nan, 1, 1, 0),
+        Cost(1, -1.0, 0, -4, 10**9),
+        Cost(1, 1e300, 2**40, 3, 5),
     ],
     (Pilot, "_steps_in_room"): [np.nan, np.inf, -(10**9), None, 2.5],
     (Ledger, "slots"): [np.full(2, 10**6, np.int32), np.full(1, -1, np.int32), None],
@@ -116,6 +112,7 @@ def saboteur(monkeypatch: pytest.MonkeyPatch) -> Iterator[Saboteur]:
     # Pauses of a step or two, so that there is much to be spoilt.
     monkeypatch.setattr(guard, "FIRST_PAUSE", 2)
     monkeypatch.setattr(guard, "LONGEST_PAUSE", 2)
+    monkeypatch.setattr(Goodput, "learns", True)
     yield Saboteur(monkeypatch, seed=1)
 
 
