@@ -15,6 +15,7 @@ from flyball.controller.guard import BadAnswerError, Guard
 from flyball.controller.price import PriceCorrection, Quote, quote
 from flyball.estimators.cost import CostEstimator, marginal_seconds
 from flyball.estimators.drafts import OfferDraft, SteppingDraft
+from flyball.estimators.step_cost import StepCostEstimator
 from flyball.policies.length.base import View
 
 Floats = NDArray[np.float64]
@@ -49,7 +50,9 @@ class _Costs:
         BadAnswerError: what was measured is no time.
     """
 
-    def __init__(self, cost: CostEstimator, batch_size: int, num_drafts: int) -> None:
+    def __init__(
+        self, cost: CostEstimator | StepCostEstimator, batch_size: int, num_drafts: int
+    ) -> None:
         self.batch_size = batch_size
         self.measured = cost.measured(batch_size)
         self.round_s = cost.round_s(batch_size)  # (ways, max_draft_len + 1)
@@ -116,7 +119,11 @@ class Beliefs:
             for part in self._parts:
                 part.admit(np.arange(self._num_slots, dtype=np.int32))
         elif kind == "cost":
-            self._cost = CostEstimator(self._max_draft_len, len(self._stepping))
+            self._cost: CostEstimator | StepCostEstimator
+            if self._host.rounds_overlap:
+                self._cost = StepCostEstimator(self._max_draft_len)
+            else:
+                self._cost = CostEstimator(self._max_draft_len, len(self._stepping))
         elif kind == "price":
             self._correction = PriceCorrection()
 
@@ -252,6 +259,8 @@ class Beliefs:
         if rows.exhausted is not None:
             missed = rows.exhausted & (observed == rows.accepted)
             observed = observed + (missed & (observed < self._max_draft_len))
+            if isinstance(self._cost, StepCostEstimator):
+                self._cost.note_drafts(rows.proposed, rows.exhausted)
         for index, draft in self._drafts.items():
             own: Any = slice(None) if rows.draft is None else rows.draft == index
             if rows.draft is None and index > 0:
@@ -294,17 +303,7 @@ class Beliefs:
         if not cost.sound or (cost.num_draft_steps > 0 and cost.draft not in self._drafts):
             self._guard.count("seconds", cost)
             return
-        stepped = self._stepping.index(cost.draft) if cost.num_draft_steps > 0 else 0
-        self._cost.update(
-            cost.batch_size,
-            cost.verify_len,
-            cost.num_draft_steps,
-            cost.step_s,
-            cost.draft_s,
-            cost.verify_s,
-            stepped,
-            cost.num_rounds,
-        )
+        self._learn_cost(cost)
         probing = look is not None and look.view.probe_len is not None
         if probing and look is not None:
             self._cost.probed(cost.batch_size, look.way)
@@ -318,3 +317,23 @@ class Beliefs:
         # An interrupted step says nothing about the policy.
         step_s = min(cost.step_s, 2.0 * look.longest_s)
         self._correction.update(num_tokens, look.quoted.price * step_s)
+
+    def _learn_cost(self, cost: Cost) -> None:
+        if isinstance(self._cost, StepCostEstimator):
+            self._cost.update(
+                cost.batch_size,
+                cost.verify_len,
+                cost.num_prefill,
+                cost.num_draft_steps,
+                cost.step_s,
+            )
+        else:
+            self._cost.update(
+                cost.batch_size,
+                int(cost.verify_len),
+                cost.num_draft_steps,
+                cost.step_s,
+                cost.draft_s,
+                cost.verify_s,
+                self._stepping.index(cost.draft) if cost.num_draft_steps > 0 else 0,
+            )

@@ -39,6 +39,8 @@ class HostInfo:
         padded: whether verification runs on a rectangle, so that the longest draft sets its cost.
         mid_draft_stop: whether it asks `stop` while it drafts.
         feedback_delay: how many later steps may be planned before a step's outcome comes.
+        rounds_overlap: whether one step verifies, drafts for the round after and reads prompts,
+            so that a cost is one of a step, not of a round; for hosts with one draft.
         drafts: what it can draft with; with none the length is always 0.
     """
 
@@ -48,6 +50,7 @@ class HostInfo:
     padded: bool = True
     mid_draft_stop: bool = True
     feedback_delay: int = 0
+    rounds_overlap: bool = False
     drafts: tuple[DraftInfo, ...] = (DraftInfo("model"),)
 
 
@@ -129,24 +132,25 @@ class Cost:
     Attributes:
         step_id: of the plan.
         step_s: the whole step.
-        batch_size: rows that the forwards ran over.
-        verify_len: tokens verified for each request, padding included.
+        batch_size: rows that the forwards ran over; where rounds overlap, requests that decoded.
+        verify_len: tokens verified for each request, padding included; a mean where requests
+            differ.
         num_draft_steps: forwards of the draft that proposed a token.
         draft_s: seconds in the draft, if known.
         verify_s: seconds in the verification, if known.
         draft: which draft ran these steps; at most one a round steps.
-        num_rounds: how many rounds that were alike it stands for, as their median.
+        num_prefill: tokens of prompts that the step read.
     """
 
     step_id: int
     step_s: float
     batch_size: int
-    verify_len: int
+    verify_len: float
     num_draft_steps: int
     draft_s: float | None = None
     verify_s: float | None = None
     draft: int = 0
-    num_rounds: int = 1
+    num_prefill: int = 0
 
     @property
     def sound(self) -> bool:
@@ -156,5 +160,6 @@ class Cost:
             0.0 < self.step_s < math.inf
             and all(0.0 <= part < math.inf for part in parts)
             and self.batch_size >= 1
-            and self.verify_len >= 1
+            and 1 <= self.verify_len < math.inf
+            and 0 <= self.num_prefill < math.inf
         )

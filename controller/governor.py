@@ -18,7 +18,7 @@ from flyball.controller.guard import (
     check_lengths,
     check_stops,
 )
-from flyball.controller.history import History, typical_costs
+from flyball.controller.history import History
 from flyball.controller.policy_file import PolicyFile
 from flyball.controller.recording import open_recording
 from flyball.controller.seat import Seat
@@ -247,8 +247,9 @@ class Governor:
                 if self._seat.policy is not None and self._seat.policy.learns:
                     for rows, _ in history:
                         self._teach(rows)
-            for typical in typical_costs(history.costs):
-                self._observe_cost(typical, None)
+            for step_cost in history.costs:
+                if step_cost is not None:
+                    self._observe_cost(step_cost, None)
             if keep is not None and self._recording is not None:
                 for rows, cost in history:
                     self._record(rows, cost)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from flyball.controller.contract import Bools, Cost, Outcomes
-from flyball.estimators.cost import size_bucket
 
 
 @dataclass(frozen=True)
@@ -45,24 +44,3 @@ class History:
             rows = self.outcomes.only(slice(start, start + num_rows))
             yield replace(rows, step_id=step_id), cost
             start += num_rows
-
-
-def typical_costs(costs: Iterable[Cost | None]) -> list[Cost]:
-    """One cost for all rounds that verified and drafted alike, at about the same batch size.
-
-    It is their median, which no interrupted step moves.
-    """
-    kinds: dict[tuple[int, int, int, int], list[Cost]] = {}
-    for cost in costs:
-        if cost is not None:
-            size = size_bucket(cost.batch_size)
-            kind = (size, cost.verify_len, cost.num_draft_steps, cost.draft)
-            kinds.setdefault(kind, []).append(cost)
-    return [
-        replace(sorted(alike, key=_step_s)[len(alike) // 2], num_rounds=len(alike))
-        for alike in kinds.values()
-    ]
-
-
-def _step_s(cost: Cost) -> float:
-    return cost.step_s

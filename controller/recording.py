@@ -81,7 +81,7 @@ class Recording:
                 observed=outcomes.observed,
                 confidence=outcomes.confidence,
                 propensity=np.ones(len(slots)),
-                verify_len=widest if cost is None else cost.verify_len,
+                verify_len=widest if cost is None else round(cost.verify_len),
                 num_draft_steps=0 if cost is None else cost.num_draft_steps,
                 step_s=np.nan if cost is None else cost.step_s,
                 draft_s=None if cost is None else cost.draft_s,

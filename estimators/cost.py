@@ -59,8 +59,7 @@ class Curve:
 
     First samples carry one-off costs (allocation, caches), hence a lower one replaces them; later
     a sample counts at most as twice what was expected, so that a step that the operating system
-    interrupted does not move the curve far. A sample that stands for several measurements, as
-    their median, counts as so many, and is neither replaced nor bounded.
+    interrupted does not move the curve far.
 
     Args:
         max_x: right end of the domain; the left end is 1.
@@ -94,37 +93,26 @@ class Curve:
         faded = (np.array(self._weights) > 0.0) & (np.array(self._weights) * self._fade < 0.5)
         return np.where(faded, np.minimum(result, values), result)
 
-    def update(self, x: int, y: float, num_samples: int = 1) -> None:
-        """Learn that the function was y > 0 at x, `num_samples` times."""
+    def update(self, x: int, y: float) -> None:
+        """Learn that the function was y > 0 at x."""
         place = x - 1
-        self._fade *= self._keep**num_samples
+        self._fade *= self._keep
         if self._fade < 1e-9:
             self._weights = [weight * self._fade for weight in self._weights]
             self._values = [value * self._drift for value in self._values]
             self._fade = self._drift = 1.0
-        before = self._weights[place] * self._fade
-        count = before + num_samples
-        if before < 0.5:
-            count, value = float(num_samples), y
+        count = self._weights[place] * self._fade + 1.0
+        if count < 1.5:
+            count, value = 1.0, y
         else:
             value = self._values[place] * self._drift
-            if num_samples == 1 and count <= WARM_UP:
+            if count <= WARM_UP:
                 value = min(y, value)
             else:
-                error = y / value - 1.0
-                if num_samples == 1:
-                    error = min(error, 1.0)
-                floor = 1.0 - (1.0 - self._floor) ** num_samples
-                self._drift *= 1.0 + floor * error
-                value *= 1.0 + max(floor, num_samples / count) * error
+                error = min(y / value - 1.0, 1.0)
+                self._drift *= 1.0 + self._floor * error
+                value *= 1.0 + max(self._floor, 1.0 / count) * error
         self._weights[place], self._values[place] = count / self._fade, value / self._drift
-
-    def lower(self, slope: float) -> None:
-        """Subtract slope * (x - 1), at most nine tenths of what is known at x."""
-        for place, weight in enumerate(self._weights):
-            if weight:
-                value = self._values[place] * self._drift
-                self._values[place] = max(value - slope * place, 0.1 * value) / self._drift
 
 
 class _Bucket:
@@ -134,7 +122,6 @@ class _Bucket:
         self.verify = Curve(max_width)
         self.host = Curve(1)
         self.step = [Curve(1) for _ in range(num_drafts)]
-        self.whole = False  # whether `verify` has the draft's seconds in it
         self.num_rounds = 0
         self.num_probes = [0] * num_drafts
 
@@ -145,9 +132,8 @@ class CostEstimator:
         round_s(k) = verify_s(k + 1) + k * draft_step_s + host_s
 
     with one set of curves for each batch size, rounded to a power of two; drafts differ in their
-    step only. As long as a host gives only the seconds of the whole round, they all count as
-    verification, which leaves round_s right where there is one draft; once it tells the draft's
-    seconds apart, they are taken out of what was learned before.
+    step only. Where a host gives only the seconds of the whole step, they all count as
+    verification, which leaves round_s right as long as there is one draft.
 
     Args:
         max_draft_len: largest draft length in tokens.
@@ -215,9 +201,8 @@ class CostEstimator:
         draft_s: float | None,
         verify_s: float | None,
         draft: int = 0,
-        num_rounds: int = 1,
     ) -> None:
-        """Learn from one round, or from the median of several that were alike.
+        """Learn from one round.
 
         Args:
             batch_size: requests that the forwards ran over.
@@ -227,19 +212,12 @@ class CostEstimator:
             draft_s: of them in the draft, if known.
             verify_s: of them in the verification, if known.
             draft: which one stepped, among those that do.
-            num_rounds: how many rounds it stands for.
         """
         bucket = self._bucket(batch_size)
         bucket.num_rounds += 1
         drafting = 0.0 if draft_s is None else draft_s
-        step_cost = drafting / max(num_draft_steps, 1)
-        if draft_s is None:
-            bucket.whole = True
-        elif bucket.whole and num_draft_steps > 0:
-            bucket.verify.lower(step_cost)
-            bucket.whole = False
         verifying = step_s - drafting if verify_s is None else verify_s
-        bucket.verify.update(min(verify_len, len(self._lengths)), max(verifying, 1e-9), num_rounds)
-        bucket.host.update(1, max(1e-9, step_s - drafting - verifying), num_rounds)
-        if num_draft_steps > 0 and not bucket.whole:
-            bucket.step[draft].update(1, max(1e-9, step_cost), num_rounds)
+        bucket.verify.update(min(verify_len, len(self._lengths)), max(verifying, 1e-9))
+        bucket.host.update(1, max(1e-9, step_s - drafting - verifying))
+        if num_draft_steps > 0:
+            bucket.step[draft].update(1, max(1e-9, drafting / num_draft_steps))

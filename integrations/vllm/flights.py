@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 
 from flyball.controller.contract import Cost, Outcomes
 from flyball.controller.history import History
-from flyball.estimators.step_split import StepLoad
 from flyball.integrations.vllm.ledger import Ledger
 
 Ints = NDArray[np.int32]
@@ -93,19 +92,13 @@ class Flight:
         """Whether no request was still reading its prompt."""
         return self.total == len(self.num_tokens) + sum(self.num_drafted.values())
 
-    def load(self) -> StepLoad:
-        """What the step had to do."""
-        num_decoding, num_verified = len(self.num_tokens), self.total
-        if not self.only_decodes:
-            drafted = self.num_drafted.get
-            rows = [num for name, num in self.num_tokens.items() if num == 1 + drafted(name, 0)]
-            num_decoding, num_verified = len(rows), sum(rows)
-        return StepLoad(
-            batch_size=num_decoding,
-            verify_len=num_verified / max(1, num_decoding),
-            draft_len=self.course.draft_len,
-            num_prefill_tokens=self.total - num_verified,
-        )
+    def decoding(self) -> tuple[int, int]:
+        """Requests that decoded in it, and tokens scheduled for them."""
+        if self.only_decodes:
+            return len(self.num_tokens), self.total
+        drafted = self.num_drafted.get
+        rows = [num for name, num in self.num_tokens.items() if num == 1 + drafted(name, 0)]
+        return len(rows), sum(rows)
 
     def told(self) -> Counts:
         """What it showed of the drafts that were planned, as the engine counts it.

@@ -25,12 +25,12 @@ from flyball.integrations.vllm.metrics import Publisher
 from flyball.integrations.vllm.step_costs import StepCosts
 from flyball.integrations.vllm.traits import EngineTraits
 
-_PROBE_STEPS = 2  # the second of them drafts as much as it verifies, which tells a round's cost
+_FIRST_HOLD = 2  # steps for which the first plan for new requests is kept
 _NEW_SHARE = 4  # one new request in four asks for a new plan
 
 
 def hold_steps(batch_size: int) -> int:
-    """Steps for which a plan is kept.
+    """Steps for which a plan is kept, at most.
 
     Small batches change faster, and have less to hand in.
     """
@@ -42,7 +42,8 @@ class Pilot:
 
     A plan is kept for some steps, and what they showed is handed in with the next one: beliefs
     change slowly, and a step that leaves the plan alone costs a tenth of one that makes it.
-    Requests that join in between draft like the average.
+    Requests that join in between draft like the average; where many do, the first plans for them
+    are kept for few steps.
 
     Args:
         traits: of the engine.
@@ -82,13 +83,14 @@ class Pilot:
 
     def _start_anew(self) -> None:
         self._ledger = Ledger(self.governor)
-        self._costs = StepCosts()
+        self._costs = StepCosts(self.traits.per_step)
         self._flights: deque[Flight] = deque()
         self._landed: list[Flight] = []
         self._latest: Flight | None = None
         self._counts: Counts = {}
         self._found: dict[str, int] | None = None
         self._steps_left = 0
+        self._patience = _FIRST_HOLD
 
     @property
     def fallbacks(self) -> dict[str, int]:
@@ -159,13 +161,14 @@ class Pilot:
         """The course for this step: the old one if it will do."""
         course = self._course
         self._steps_left -= 1
-        if course is not None and self._steps_left > 0:
-            lengths = course.lengths
-            joined = [name for name in num_tokens if name not in lengths]
+        lengths = course.lengths if course is not None else {}
+        joined = [name for name in num_tokens if name not in lengths]
+        if _NEW_SHARE * len(joined) > len(num_tokens):
+            self._patience = _FIRST_HOLD
+        elif course is not None and self._steps_left > 0:
             if not joined:
                 return course
-            few = _NEW_SHARE * len(joined) <= len(num_tokens)
-            if few and self._steps_in_room(scheduler, joined) >= self._steps_left:
+            if self._steps_in_room(scheduler, joined) >= self._steps_left:
                 lengths.update(dict.fromkeys(joined, course.default))
                 return course
         return self._replan(scheduler, num_tokens)
@@ -199,7 +202,9 @@ class Pilot:
         lengths = np.minimum(plan.draft_len, most)
         view = self.governor.view
         probing = view is not None and view.probe_len is not None
-        self._steps_left = min(_PROBE_STEPS if probing else hold_steps(len(names)), room + 1)
+        hold = min(self._patience, hold_steps(len(names)), room + 1)
+        self._steps_left = 1 if probing else hold
+        self._patience = min(2 * self._patience, hold_steps(len(names)))
         self.draft_len = float(lengths.mean())
         return Course(
             plan.step_id,

@@ -53,6 +53,7 @@ class EngineTraits:
             padded=not self.ragged_ok,
             mid_draft_stop=False,
             feedback_delay=self.feedback_delay,
+            rounds_overlap=True,
             drafts=(DraftInfo(self.method),),
         )
 

@@ -7,7 +7,7 @@ import pytest
 
 from flyball.controller.contract import Cost, Outcomes
 from flyball.controller.governor import Governor, HostInfo
-from flyball.controller.history import History, typical_costs
+from flyball.controller.history import History
 from flyball.controller.policy_file import load_policy
 from flyball.controller.trace import read_trace
 
@@ -18,8 +18,8 @@ def ints(*values: int) -> np.ndarray:
     return np.array(values, np.int32)
 
 
-def cost(step_s: float, step_id: int = 1, batch_size: int = 8, num_draft_steps: int = 3) -> Cost:
-    return Cost(step_id, step_s, batch_size, num_draft_steps + 1, num_draft_steps)
+def cost(step_s: float, step_id: int) -> Cost:
+    return Cost(step_id, step_s, 5, 4, 3)
 
 
 def one_round(rng: np.random.Generator, step_id: int, slots: np.ndarray) -> Outcomes:
@@ -61,12 +61,6 @@ def test_it_is_the_rounds_that_were_joined() -> None:
     assert [columns(rows) for rows, _ in kept] == [columns(rows) for rows in expected]
 
 
-def test_rounds_that_are_alike_cost_their_median() -> None:
-    costs = [cost(2.0), None, cost(9.0), cost(3.0, batch_size=9), cost(1.0, num_draft_steps=0)]
-    typical = typical_costs(costs)
-    assert [(c.step_s, c.num_rounds) for c in typical] == [(3.0, 3), (1.0, 1)]
-
-
 @pytest.mark.parametrize("policy", ["goodput", "heuristic"])
 def test_the_governor_learns_what_it_learns_from_one_after_the_other(policy: str) -> None:
     lengths = {"policy": policy, "max_draft_len": LIMIT}
@@ -85,7 +79,7 @@ def test_the_governor_learns_what_it_learns_from_one_after_the_other(policy: str
         for rows in rounds:
             single.observe(rows)
         many.observe_many(joined(rounds))
-        plan_cost = cost(1e-3 * (4 + float(plans[0].draft_len.max())), plans[0].step_id, 5)
+        plan_cost = cost(1e-3 * (4 + float(plans[0].draft_len.max())), plans[0].step_id)
         single.observe(joined(rounds[:1]).outcomes.only(slice(0, 0)), plan_cost)
         nothing = rounds[0].only(slice(0, 0))
         many.observe_many(joined([nothing], [plan_cost]))

@@ -1,5 +1,4 @@
 import numpy as np
-import pytest
 
 from flyball.estimators.cost import CostEstimator, lower_hull
 
@@ -91,15 +90,3 @@ def test_the_hull_is_convex_below_and_touches() -> None:
         assert (np.diff(hull, 2) >= -1e-9).all()
         assert hull[0] == seconds[0]
         assert hull[-1] == seconds[-1]
-
-
-def test_draft_seconds_that_are_told_late_are_taken_out_of_the_verification():
-    cost = CostEstimator(8)
-    for draft_len in (4, 0, 8) * 3:  # the whole round alone is known at first
-        cost.update(1, draft_len + 1, draft_len, 5e-3 + 1e-3 * draft_len, None, None)
-    whole = cost.round_s(1)[0]
-    for _ in range(3):
-        cost.update(1, 5, 4, 9e-3, 3.2e-3, 5.8e-3)
-    apart = cost.round_s(1)
-    assert apart[0] == pytest.approx(whole, rel=0.02)
-    assert apart[1] == pytest.approx(5e-3 + 2e-4 * np.arange(9), rel=0.02)

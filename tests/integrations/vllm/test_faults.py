@@ -11,8 +11,8 @@ from vllm_load import put_under_load
 from flyball.controller import guard
 from flyball.controller.contract import Cost, Plan
 from flyball.controller.governor import Governor
-from flyball.estimators.cost import CostEstimator
 from flyball.estimators.drafts import SteppingDraft
+from flyball.estimators.step_cost import StepCostEstimator
 from flyball.integrations.vllm.flights import Flight
 from flyball.integrations.vllm.ledger import Ledger
 from flyball.integrations.vllm.metrics import Publisher
@@ -34,14 +34,14 @@ WHERE: list[tuple[type, str]] = [
     (Ledger, "settle"),
     (StepCosts, "cost"),
     (Flight, "told"),
-    (Flight, "load"),
+    (Flight, "decoding"),
     (Pilot, "_steps_in_room"),
     (Pilot, "_land"),
     (Publisher, "publish"),
     (Goodput, "decide"),
     (Goodput, "learn"),
     (SteppingDraft, "note"),
-    (CostEstimator, "update"),
+    (StepCostEstimator, "update"),
 ]
 
 

@@ -1,0 +1,216 @@
+"""What a decoding round costs in an engine that batches continuously.
+
+One step of such an engine verifies what the step before drafted, drafts for the next and reads
+prompts, for whatever requests are there. Only its seconds as a whole are measured.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from flyball.estimators.cost import WARM_UP, size_bucket
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int32]
+Bools = NDArray[np.bool_]
+
+_KNEES = (16.0, 64.0, 256.0, 1024.0)  # tokens of a forward, where its slope may grow
+_NUM_SLOPES = 6 + len(_KNEES)
+_BENDS = slice(3, 3 + len(_KNEES))  # their coefficients
+_KEEP_FILL = math.exp(-1.0 / 2000.0)  # of a draft's weight, from one draft to the next
+_MEMORY = 24  # steps of a kind that its mean is over
+_DRIFT = 0.03  # of a step's error that all kinds share
+_MOST_KINDS = 256
+_TRUSTED = 8.0  # steps of a kind, after which more of them do not make it weightier
+_FRESH = 400.0  # steps after which a kind has lost 1 - 1/e of its weight
+_STALE = 0.05  # of its weight is kept for ever
+_RIDGE = 0.01  # weight of coefficients of 0, in steps
+_BEND = 0.3  # weight of a straight line, likewise
+
+
+@dataclass(slots=True)
+class _Kind:
+    """Steps with about the same load: means of loads and seconds."""
+
+    num_steps: float
+    load: Floats  # n, t, p, k
+    seconds: float  # without the drift
+    last: int  # step
+
+
+class StepCostEstimator:
+    """Seconds of a step from what it has to do, and of a round from those of a step.
+
+        step_s = a + b n + sum_j c_j (t - knee_j)+ + d p + k (e + f n)
+
+    for n requests that decode with t tokens in the forward, p tokens of prompts next to them, and
+    k draft steps.
+    No coefficient is negative, so that costs rise, and ever faster, with the tokens verified: a
+    floor while the forward reads the weights, a slope once it computes. Where nothing tells,
+    costs are straight.
+
+    A governor that keeps its lengths sees the same load again and again, which says nothing of
+    others. So steps are gathered by kind of load, and the squared relative errors over kinds are
+    least; a kind that is not seen any more weighs less, but is not forgotten. When steps of a kind
+    become slower, all kinds follow a little.
+    First samples carry one-off costs, hence a lower one replaces them; later a step counts at
+    most as twice what was expected.
+
+    In the long run a round is one such step without a prompt. A draft may turn out shorter than
+    planned; a round is then expected to verify what is found, by the product-limit estimate
+    (Kaplan and Meier 1958) of how many tokens a draft has.
+
+    Args:
+        max_draft_len: largest draft length in tokens.
+    """
+
+    def __init__(self, max_draft_len: int) -> None:
+        self._lengths = np.arange(max_draft_len + 1, dtype=np.float64)
+        self._kinds: dict[tuple[int, int, int, int], _Kind] = {}
+        self._drift = 1.0
+        self._num_steps = 0
+        self._slopes: Floats | None = None  # None until they are asked for
+        # What a new batch size changes is told by few steps: no draft, a short and a long one.
+        self._probes = (min(4, max_draft_len), 0, max_draft_len) * 2
+        self._num_probes: dict[int, int] = {}
+        self._found = np.zeros(max_draft_len)
+        self._ended = np.zeros(max_draft_len)
+        self._verified = self._lengths.copy()  # drafted tokens, by planned length
+
+    def next_probe(self, batch_size: int, draft: int = 0) -> int | None:
+        """The length to try next at a batch size that is new; None once it is known."""
+        num_done = self._num_probes.get(size_bucket(batch_size), 0)
+        return self._probes[num_done] if num_done < len(self._probes) else None
+
+    def probed(self, batch_size: int, draft: int) -> None:
+        """A probe was run, whatever the host made of it."""
+        size = size_bucket(batch_size)
+        self._num_probes[size] = self._num_probes.get(size, 0) + 1
+
+    def measured(self, batch_size: int) -> bool:
+        """Whether anything is known."""
+        return bool(self._kinds)
+
+    def update(
+        self,
+        batch_size: int,
+        verify_len: float,
+        num_prefill: int,
+        num_draft_steps: int,
+        step_s: float,
+    ) -> None:
+        """Learn from one step.
+
+        Args:
+            batch_size: requests that decoded.
+            verify_len: tokens of each in the forward, on average.
+            num_prefill: tokens of prompts in the forward.
+            num_draft_steps: forwards of the draft, for the round after.
+            step_s: seconds of it all.
+        """
+        self._slopes = None
+        self._num_steps += 1
+        key = (
+            size_bucket(batch_size),
+            round(verify_len),
+            num_draft_steps,
+            num_prefill.bit_length(),
+        )
+        num_tokens = batch_size * verify_len
+        load = np.array([batch_size, num_tokens, num_prefill, num_draft_steps], np.float64)
+        kind = self._kinds.pop(key, None)
+        if kind is None:
+            if len(self._kinds) >= _MOST_KINDS:
+                del self._kinds[next(iter(self._kinds))]
+            kind = _Kind(1.0, load, step_s / self._drift, self._num_steps)
+        else:
+            kind.num_steps += 1.0
+            rate = max(1.0 / kind.num_steps, 1.0 / _MEMORY)
+            kind.load += rate * (load - kind.load)
+            error = step_s / (kind.seconds * self._drift) - 1.0
+            if kind.num_steps <= WARM_UP:
+                kind.seconds *= 1.0 + min(error, 0.0)
+            else:
+                error = min(error, 1.0)
+                drift = 1.0 + _DRIFT * error
+                kind.seconds *= (1.0 + rate * error) / drift
+                self._drift *= drift
+        kind.last = self._num_steps
+        self._kinds[key] = kind  # the latest comes last
+
+    def _fit(self) -> Floats:
+        kinds = self._kinds.values()
+        rows = _features(*np.array([kind.load for kind in kinds]).T)
+        rows /= np.array([kind.seconds for kind in kinds])[:, None]
+        weights = np.minimum(np.array([kind.num_steps for kind in kinds]), _TRUSTED)
+        age = self._num_steps - np.array([kind.last for kind in kinds])
+        weights *= np.maximum(np.exp(-age / _FRESH), _STALE)
+        moments = (weights * rows.T) @ rows
+        # A coefficient's ridge is relative to what it is worth in a step.
+        ridge = _RIDGE * moments.diagonal()
+        ridge[_BENDS] += _BEND * moments[2, 2]
+        moments[np.diag_indices(_NUM_SLOPES)] += ridge / weights.sum()
+        return _positive_solution(moments, weights @ rows)
+
+    def note_drafts(self, proposed: Ints, exhausted: Bools) -> None:
+        """Learn how many tokens drafts (n,) have.
+
+        Args:
+            proposed: tokens that were verified.
+            exhausted: whether there were no more of them, although more were planned.
+        """
+        size = len(self._found)
+        ended = np.bincount(proposed[exhausted], minlength=size + 1)[:size]
+        longer = np.bincount(proposed, minlength=size + 1)[::-1].cumsum()[::-1][1:]
+        keep = _KEEP_FILL ** len(proposed)
+        self._found = keep * self._found + longer
+        self._ended = keep * self._ended + ended
+        fill = np.cumprod((1.0 + self._found) / (1.0 + self._found + self._ended))
+        self._verified[1:] = fill.cumsum()
+
+    def round_s(self, batch_size: int) -> Floats:
+        """Seconds of a round for draft lengths 0 to max_draft_len (2, max_draft_len + 1).
+
+        The first row drafts as well, the second only verifies. NaN before anything is known.
+        """
+        if not self.measured(batch_size):
+            return np.full((2, len(self._lengths)), np.nan)
+        if self._slopes is None:
+            self._slopes = self._drift * self._fit()
+        sizes = np.full(len(self._lengths), float(batch_size))
+        tokens: Floats = batch_size * (1.0 + self._verified)
+        nothing = np.zeros(len(self._lengths))
+        drafting = _features(sizes, tokens, nothing, self._lengths) @ self._slopes
+        verifying = _features(sizes, tokens, nothing, nothing) @ self._slopes
+        return np.maximum(np.stack([drafting, verifying]), 1e-9)
+
+
+def _features(sizes: Floats, tokens: Floats, prefill: Floats, draft_steps: Floats) -> Floats:
+    """Rows of the regression, one a step."""
+    beyond = (np.maximum(tokens - knee, 0.0) for knee in (0.0, *_KNEES))
+    columns = (np.ones(len(sizes)), sizes, *beyond, prefill, draft_steps, draft_steps * sizes)
+    return np.stack(columns, axis=1)
+
+
+def _positive_solution(moments: Floats, products: Floats) -> Floats:
+    """Coefficients of least squares that are not negative.
+
+    As long as some turn out negative, the worst of them is set to 0 and the others are solved
+    again.
+    """
+    scale = np.sqrt(np.diag(moments))
+    free = scale > 0.0
+    scale[~free] = 1.0
+    system, wanted = moments / np.outer(scale, scale), products / scale
+    slopes = np.zeros(len(products))
+    while free.any():
+        solved = np.linalg.solve(system[np.ix_(free, free)], wanted[free])
+        if solved.min() >= 0.0:
+            slopes[free] = solved / scale[free]
+            break
+        free[np.flatnonzero(free)[solved.argmin()]] = False
+    return slopes
