@@ -47,6 +47,9 @@ class Governor:
         policy: validated policy file.
         host: what the host can do.
         clock: seconds, to time the decisions.
+
+    Attributes:
+        num_steps: steps that were planned; the id of the last.
     """
 
     def __init__(
@@ -57,7 +60,7 @@ class Governor:
         self._guard = Guard()
         self._pool = SlotPool()
         self._seat = Seat(policy, host, self._pool)
-        self._num_steps = 0
+        self.num_steps = 0
         self._steps = Steps(host.feedback_delay)
         self._beliefs = self._make_beliefs()
         self._recording = open_recording(policy, host)
@@ -100,20 +103,20 @@ class Governor:
         """Count a fault, bench the policy and forget what may be spoilt."""
         kind = self._guard.at_work
         self._guard.count(kind, repr(error))
-        self._guard.bench(self._num_steps)
+        self._guard.bench(self.num_steps)
         self._seat.policy = None
         self._steps.forget_looks()
         self._beliefs.forget(kind)
 
-    def admit(self, num_requests: int, since: int | None = None) -> Ints:
+    def admit(self, num_requests: int, since: NDArray[np.int64] | None = None) -> Ints:
         """Slots (num_requests,) for new requests.
 
         Args:
             num_requests: how many.
-            since: the step before which they entered, where outcomes come before the admission;
-                the next by default.
+            since: (num_requests,) the step before which each entered, where outcomes come before
+                the admission; the next by default.
         """
-        slots = self._pool.take(num_requests, self._num_steps if since is None else since - 1)
+        slots = self._pool.take(num_requests, self.num_steps if since is None else since - 1)
         if self._recording is not None:
             self._recording.admit(slots)
         try:
@@ -150,17 +153,17 @@ class Governor:
         Raises:
             HostError: an offer is of no draft that makes offers.
         """
-        self._num_steps += 1
+        self.num_steps += 1
         if self._seat.reseat():
             self._steps.forget_looks()
             self._beliefs = self._make_beliefs()
             self._beliefs.admit(np.arange(self._pool.num_slots, dtype=np.int32))
         step = self._steps.start(
-            Step(self._num_steps, slots, self.policy_name, context_len, num_waiting)
+            Step(self.num_steps, slots, self.policy_name, context_len, num_waiting)
         )
         nothing = np.zeros(len(slots), np.int32)
-        if len(slots) == 0 or self._guard.benched(self._num_steps):
-            return Plan(self._num_steps, nothing, nothing)
+        if len(slots) == 0 or self._guard.benched(self.num_steps):
+            return Plan(self.num_steps, nothing, nothing)
         if offers:
             for offer in offers:
                 check_draft(self._host, offer.draft, steps=False)
@@ -173,7 +176,7 @@ class Governor:
             step.survival = np.ones(len(slots))
         except Exception as error:
             self._fail(error)
-            plan = Plan(self._num_steps, nothing, nothing)
+            plan = Plan(self.num_steps, nothing, nothing)
         step.decision_s = self._clock() - started
         step.planned = plan.draft_len
         return plan
@@ -190,7 +193,7 @@ class Governor:
             draft_len = np.minimum(draft_len, choice.limit)
         else:
             draft_len[:] = min(round(float(draft_len.mean())), int(choice.limit.min()))
-        return Plan(self._num_steps, draft_len, choice.draft)
+        return Plan(self.num_steps, draft_len, choice.draft)
 
     def stop(self, step_id: int, rows: Rows, position: int, confidence: Floats) -> Bools:
         """Which drafts end with the token at `position`.

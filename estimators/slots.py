@@ -46,8 +46,8 @@ class SlotPool:
         """All slots that are taken."""
         return np.flatnonzero(np.isfinite(self._since.values)).astype(np.int32)
 
-    def take(self, num_requests: int, step_id: int) -> NDArray[np.int32]:
-        """Slots (num_requests,) for requests that enter after this step."""
+    def take(self, num_requests: int, step_id: int | NDArray[np.int64]) -> NDArray[np.int32]:
+        """Slots (num_requests,) for requests that enter after a step, or steps (num_requests,)."""
         reused = [self._free.pop() for _ in range(min(num_requests, len(self._free)))]
         fresh = range(self.num_slots, self.num_slots + num_requests - len(reused))
         self.num_slots += len(fresh)

@@ -28,6 +28,7 @@ _MOST_KINDS = 256
 _TRUSTED = 8.0  # steps of a kind, after which more of them do not make it weightier
 _FRESH = 400.0  # steps after which a kind has lost 1 - 1/e of its weight
 _STALE = 0.05  # of its weight is kept for ever
+_FIT_EVERY = 64  # steps; sooner while there were few
 _RIDGE = 0.01  # weight of coefficients of 0, in steps
 _BEND = 0.3  # weight of a straight line, likewise
 
@@ -73,6 +74,7 @@ class StepCostEstimator:
         self._kinds: dict[tuple[int, int, int, int], _Kind] = {}
         self._drift = 1.0
         self._num_steps = 0
+        self._news = 0  # steps since the fit, a new kind counting as many
         self._slopes: Floats | None = None  # None until they are asked for
         # What a new batch size changes is told by few steps: no draft, a short and a long one.
         self._probes = (min(4, max_draft_len), 0, max_draft_len) * 2
@@ -112,8 +114,8 @@ class StepCostEstimator:
             num_draft_steps: forwards of the draft, for the round after.
             step_s: seconds of it all.
         """
-        self._slopes = None
         self._num_steps += 1
+        self._news += 1
         key = (
             size_bucket(batch_size),
             round(verify_len),
@@ -126,6 +128,7 @@ class StepCostEstimator:
         if kind is None:
             if len(self._kinds) >= _MOST_KINDS:
                 del self._kinds[next(iter(self._kinds))]
+            self._news += _FIT_EVERY // 4
             kind = _Kind(1.0, load, step_s / self._drift, self._num_steps)
         else:
             kind.num_steps += 1.0
@@ -179,14 +182,14 @@ class StepCostEstimator:
         """
         if not self.measured(batch_size):
             return np.full((2, len(self._lengths)), np.nan)
-        if self._slopes is None:
-            self._slopes = self._drift * self._fit()
+        if self._slopes is None or self._news >= min(_FIT_EVERY, self._num_steps // 4):
+            self._news = 0
+            self._slopes = self._fit()
         sizes = np.full(len(self._lengths), float(batch_size))
         tokens: Floats = batch_size * (1.0 + self._verified)
         nothing = np.zeros(len(self._lengths))
-        drafting = _features(sizes, tokens, nothing, self._lengths) @ self._slopes
-        verifying = _features(sizes, tokens, nothing, nothing) @ self._slopes
-        return np.maximum(np.stack([drafting, verifying]), 1e-9)
+        loads = [_features(sizes, tokens, nothing, k) for k in (self._lengths, nothing)]
+        return np.maximum(np.stack(loads) @ self._slopes * self._drift, 1e-9)
 
 
 def _features(sizes: Floats, tokens: Floats, prefill: Floats, draft_steps: Floats) -> Floats:

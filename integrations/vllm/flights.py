@@ -155,18 +155,20 @@ def history_of(flights: Sequence[Flight], costs: Sequence[Cost | None], ledger: 
         ledger: that knows, or gives, the slots of their requests.
     """
     names: list[str] = []
+    since: dict[str, int] = {}
     counts: list[tuple[int, int]] = []
     exhausted: list[bool] = []
     num_rows, plan_ids = [], []
     for flight in flights:
         told, plan_id = flight.told(), flight.plan_id
-        if plan_id is not None:
-            ledger.admit(told.keys(), since=plan_id)
+        if plan_id is not None and not since.keys() >= told.keys():
+            since = dict.fromkeys(told, plan_id) | since
         names += told
         counts += told.values()
         exhausted += flight.exhausted(told)
         num_rows.append(len(told))
         plan_ids.append(-1 if plan_id is None else plan_id)
+    ledger.admit(since)
     proposed, accepted = np.array(counts, np.int32).reshape(-1, 2).T.copy()
     # Where a grammar ends nothing is refused: vLLM counts more accepted than proposed there.
     accepted = np.minimum(accepted, proposed)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Set
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,17 +27,18 @@ class Ledger:
         self._slots: dict[str, int] = {}
         self._gone: list[str] = []
 
-    def admit(self, names: Set[str], since: int | None = None) -> None:
+    def admit(self, since: Mapping[str, int]) -> None:
         """Give slots to the requests that have none yet.
 
         Args:
-            names: of the requests.
-            since: step before which the new ones entered; now by default.
+            since: step before which each of these requests entered, if it is new.
         """
-        if not self._slots.keys() >= names:
-            new = [name for name in names if name not in self._slots]
-            slots = self._governor.admit(len(new), since)
-            self._slots.update(zip(new, slots.tolist(), strict=True))
+        new = since.keys() - self._slots.keys()
+        if new:
+            names = [name for name in since if name in new]  # in an order that is always the same
+            steps = np.array([since[name] for name in names], np.int64)
+            slots = self._governor.admit(len(names), steps)
+            self._slots.update(zip(names, slots.tolist(), strict=True))
 
     def slots(self, names: Iterable[str]) -> Ints:
         """Slots (n,) of these requests, which have been admitted."""

@@ -189,8 +189,8 @@ class Pilot:
             # The runner drafts nothing here, and fills in tokens that are no drafts.
             self._steps_left, self.draft_len = 1, 0.0
             return Course(None, dict.fromkeys(num_tokens, 0), 0, 0.0)
-        self._ledger.admit(num_tokens.keys(), since=self._oldest_plan())
         names = list(num_tokens)
+        self._ledger.admit(dict.fromkeys(names, self._oldest_plan()))
         plan = self.governor.plan(
             self._ledger.slots(names),
             context_len=np.array(
@@ -213,8 +213,8 @@ class Pilot:
             self.draft_len,
         )
 
-    def _oldest_plan(self) -> int | None:
-        """The earliest plan whose drafts are still to be told of; None where there is none.
+    def _oldest_plan(self) -> int:
+        """The earliest plan whose drafts are still to be told of, or the next one.
 
         Requests that joined under it, and are admitted only now, have a part in it.
         """
@@ -222,7 +222,8 @@ class Pilot:
         if self._latest is not None:
             courses.append(self._latest.course)
         ids = (course.plan_id for course in courses if course is not None)
-        return next((plan_id for plan_id in ids if plan_id is not None), None)
+        known = (plan_id for plan_id in ids if plan_id is not None)
+        return next(known, self.governor.num_steps + 1)
 
     def hold(self, scheduler: Any, output: Any) -> None:
         """Make room for as many drafted tokens as are planned, where drafts stay in the worker.

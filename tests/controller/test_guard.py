@@ -141,7 +141,7 @@ class Host:
     def governs(self) -> bool:
         """Whether a healthy policy drafts, as pays here, once its bench is over."""
         Flaky.faults = {}
-        while self.governor._guard.benched(self.governor._num_steps + 1):
+        while self.governor._guard.benched(self.governor.num_steps + 1):
             self.round()
         self.rounds(30)
         return bool(self.rounds(20).mean() > 2.0)
