@@ -7,6 +7,7 @@ dozen steps at a time.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,6 +20,7 @@ from flyball.controller.history import History
 from flyball.integrations.vllm.ledger import Ledger
 
 Ints = NDArray[np.int32]
+Bools = NDArray[np.bool_]
 
 Counts = dict[str, tuple[int, int]]  # proposed and accepted, by request
 
@@ -154,34 +156,48 @@ def history_of(flights: Sequence[Flight], costs: Sequence[Cost | None], ledger: 
         costs: of the round that each verified, if known.
         ledger: that knows, or gives, the slots of their requests.
     """
-    names: list[str] = []
+    all_told = [flight.told() for flight in flights]
+    plan_ids = [-1 if flight.plan_id is None else flight.plan_id for flight in flights]
     since: dict[str, int] = {}
-    counts: list[tuple[int, int]] = []
-    exhausted: list[bool] = []
-    num_rows, plan_ids = [], []
-    for flight in flights:
-        told, plan_id = flight.told(), flight.plan_id
-        if plan_id is not None and not since.keys() >= told.keys():
+    for told, plan_id in zip(all_told, plan_ids, strict=True):
+        if not since.keys() >= told.keys():
             since = dict.fromkeys(told, plan_id) | since
-        names += told
-        counts += told.values()
-        exhausted += flight.exhausted(told)
-        num_rows.append(len(told))
-        plan_ids.append(-1 if plan_id is None else plan_id)
     ledger.admit(since)
-    proposed, accepted = np.array(counts, np.int32).reshape(-1, 2).T.copy()
+    num_rows = [len(told) for told in all_told]
+    pairs = itertools.chain.from_iterable(told.values() for told in all_told)
+    counts = np.fromiter(itertools.chain.from_iterable(pairs), np.int32, 2 * sum(num_rows))
+    proposed, accepted = counts.reshape(-1, 2).T.copy()
     # Where a grammar ends nothing is refused: vLLM counts more accepted than proposed there.
     accepted = np.minimum(accepted, proposed)
     return History(
         Outcomes(
             step_id=plan_ids[0],
-            slots=ledger.slots(names),
+            slots=np.concatenate(_slots_of(all_told, ledger)),
             proposed=proposed,
             accepted=accepted,
             observed=np.minimum(accepted + 1, proposed),
-            exhausted=np.array(exhausted, np.bool_) if any(exhausted) else None,
+            exhausted=_exhausted(flights, all_told),
         ),
         plan_ids,
         num_rows,
         costs,
     )
+
+
+def _slots_of(all_told: Sequence[Counts], ledger: Ledger) -> list[Ints]:
+    """Slots of the requests of each step; mostly they are those of the step before."""
+    slots: list[Ints] = []
+    before: list[str] | None = None
+    for told in all_told:
+        names = list(told)
+        slots.append(slots[-1] if names == before else ledger.slots(names))
+        before = names
+    return slots
+
+
+def _exhausted(flights: Sequence[Flight], all_told: Sequence[Counts]) -> Bools | None:
+    """Of every request in every step; None where the engine does not say."""
+    if all(flight.found is None for flight in flights):
+        return None
+    rows = (flight.exhausted(told) for flight, told in zip(flights, all_told, strict=True))
+    return np.array(list(itertools.chain.from_iterable(rows)), np.bool_)

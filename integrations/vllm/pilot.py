@@ -32,9 +32,9 @@ _NEW_SHARE = 4  # one new request in four asks for a new plan
 def hold_steps(batch_size: int) -> int:
     """Steps for which a plan is kept, at most.
 
-    Small batches change faster, and have less to hand in.
+    Large batches change slowly, and have much to hand in.
     """
-    return 8 if batch_size <= 16 else 16
+    return 16 if batch_size <= 16 else 32
 
 
 class Pilot:
