@@ -300,14 +300,11 @@ class Beliefs:
             accepted: (n,) drafted tokens accepted, if they are known of all its requests.
         """
         self._guard.at_work = "cost"
-        if not cost.sound or (cost.num_draft_steps > 0 and cost.draft not in self._drafts):
-            self._guard.count("seconds", cost)
+        if not self.learn_cost(cost):
             return
-        self._learn_cost(cost)
         probing = look is not None and look.view.probe_len is not None
         if probing and look is not None:
             self._cost.probed(cost.batch_size, look.way)
-        self._num_unused += 1
         if probing or self._num_unused >= 2 * _COST_ROUNDS:
             self._prospect = self._costs = None
         if look is None or look.quoted is None or probing or accepted is None:
@@ -318,7 +315,12 @@ class Beliefs:
         step_s = min(cost.step_s, 2.0 * look.longest_s)
         self._correction.update(num_tokens, look.quoted.price * step_s)
 
-    def _learn_cost(self, cost: Cost) -> None:
+    def learn_cost(self, cost: Cost) -> bool:
+        """Take in seconds alone; False where they cannot be true."""
+        if not cost.sound or (cost.num_draft_steps > 0 and cost.draft not in self._drafts):
+            self._guard.count("seconds", cost)
+            return False
+        self._num_unused += 1
         if isinstance(self._cost, StepCostEstimator):
             self._cost.update(
                 cost.batch_size,
@@ -337,3 +339,4 @@ class Beliefs:
                 cost.verify_s,
                 self._stepping.index(cost.draft) if cost.num_draft_steps > 0 else 0,
             )
+        return True

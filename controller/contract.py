@@ -155,10 +155,11 @@ class Cost:
     @property
     def sound(self) -> bool:
         """Whether these can be seconds and counts of a step."""
-        parts = (self.draft_s or 0.0, self.verify_s or 0.0, float(self.num_draft_steps))
         return (
             0.0 < self.step_s < math.inf
-            and all(0.0 <= part < math.inf for part in parts)
+            and (self.draft_s is None or 0.0 <= self.draft_s < math.inf)
+            and (self.verify_s is None or 0.0 <= self.verify_s < math.inf)
+            and 0 <= self.num_draft_steps < math.inf
             and self.batch_size >= 1
             and 1 <= self.verify_len < math.inf
             and 0 <= self.num_prefill < math.inf

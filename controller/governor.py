@@ -250,9 +250,7 @@ class Governor:
                 if self._seat.policy is not None and self._seat.policy.learns:
                     for rows, _ in history:
                         self._teach(rows)
-            for step_cost in history.costs:
-                if step_cost is not None:
-                    self._observe_cost(step_cost, None)
+            self._observe_costs(history.costs)
             if keep is not None and self._recording is not None:
                 for rows, cost in history:
                     self._record(rows, cost)
@@ -274,6 +272,16 @@ class Governor:
         if policy is not None and policy.learns:
             self._guard.at_work = "learn"
             policy.learn(RoundResult(rows.slots, rows.proposed, rows.accepted))
+
+    def _observe_costs(self, costs: Sequence[Cost | None]) -> None:
+        """Take in what several rounds cost; those of a plan follow each other."""
+        before = None
+        for cost in costs:
+            if cost is not None and cost.step_id != before:
+                before = cost.step_id
+                self._observe_cost(cost, None)
+            elif cost is not None:
+                self._beliefs.learn_cost(cost)
 
     def _observe_cost(self, cost: Cost, rows: Outcomes | None) -> None:
         step = self._steps.find(cost.step_id)

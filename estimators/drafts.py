@@ -235,16 +235,28 @@ class SteppingDraft:
         self._num_read = 0
 
         sure = confidence[tokens.row, tokens.position]
+        num_given = int(np.count_nonzero(sure != _NOT_GIVEN))
+        if num_given:
+            num_given -= self._learn_confidence(tokens, sure, slots, observed, num_rounds)
+        self._derive()
+        return num_given
+
+    def _learn_confidence(
+        self, tokens: Tokens, sure: Floats, slots: Ints, observed: Ints, num_rounds: int
+    ) -> int:
+        """Learn from confidences (t,) of tokens; returns how many made sense."""
+        owner = slots[tokens.row]
         known = (sure >= 0.0) & (sure <= 1.001)  # rounding may exceed 1
         bins, rejected = confidence_cells(sure), tokens.rejected
-        self._by_confidence.update(owner[known], bins[known], rejected[known], seen, num_rounds)
+        self._by_confidence.update(
+            owner[known], bins[known], rejected[known], slots[observed > 0], num_rounds
+        )
         before = np.flatnonzero(known[:-1] & (tokens.position[1:] > 0))
         after = before + 1
         self._after_confidence.update(
             owner[after], bins[before], rejected[after], slots[observed > 1], num_rounds
         )
-        self._derive()
-        return int(np.count_nonzero(sure != _NOT_GIVEN) - np.count_nonzero(known))
+        return int(np.count_nonzero(known))
 
 
 def _offer_prior() -> Floats:
