@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
@@ -27,7 +28,7 @@ from benchmarks.vllm_variants import (
     Variant,
     best_table,
     scheduler_flags,
-    speculative_flags,
+    speculative_config,
     table_file,
     variants,
     write_table,
@@ -101,7 +102,8 @@ class Bench:
         flags = ["--model", str(self._target)]
         environment = {}
         if variant.method:
-            flags += speculative_flags(variant.method, self._draft) + scheduler_flags(variant)
+            config = speculative_config(variant.method, self._draft)
+            flags += ["--speculative-config", json.dumps(config), *scheduler_flags(variant)]
         if variant.table is not None:
             file = table_file(variant.server, self._folder)
             write_table(variant.table, file)

@@ -121,7 +121,9 @@ class Server:
                 start_new_session=True,
             )
         self._url = f"http://127.0.0.1:{port}"
-        self._session = aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0))
+        # Servers close connections that were idle for 5 s, which may cross with a request.
+        connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=1.0)
+        self._session = aiohttp.ClientSession(connector=connector)
 
     def _environment(self) -> dict[str, str]:
         paths = [str(ROOT), str(ROOT / "src"), os.environ.get("PYTHONPATH", "")]

@@ -63,12 +63,13 @@ async def _measure(arguments: argparse.Namespace, methods: tuple[str, ...]) -> L
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         models = save_for_vllm(folder)
-        async with Bench(plan, _prompts(), models, folder) as bench:
+        async with Bench(plan, read_prompts(), models, folder) as bench:
             await bench.run()
         return bench.log
 
 
-def _prompts() -> Prompts:
+def read_prompts() -> Prompts:
+    """Texts of the demo as tokens, by domain."""
     models = load_demo()
     return {
         domain: [models.tokenizer(text)["input_ids"] for text in texts]

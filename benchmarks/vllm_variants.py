@@ -78,8 +78,8 @@ def best_table(rates: Mapping[int, Mapping[int, float]]) -> Table:
     )
 
 
-def speculative_flags(method: str, draft: Path) -> list[str]:
-    """Server flags for a method of drafting, up to `MAX_DRAFT_LEN` tokens a step.
+def speculative_config(method: str, draft: Path) -> dict[str, object]:
+    """How vLLM is told of a method of drafting, up to `MAX_DRAFT_LEN` tokens a step.
 
     A table is set for every server, because without one vLLM pads a request's first decode step
     with tokens that nobody drafted.
@@ -93,7 +93,7 @@ def speculative_flags(method: str, draft: Path) -> list[str]:
         config |= {"prompt_lookup_min": 2, "prompt_lookup_max": 4}
     else:
         config["model"] = str(draft)
-    return ["--speculative-config", json.dumps(config)]
+    return config
 
 
 def scheduler_flags(variant: Variant) -> list[str]:

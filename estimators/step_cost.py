@@ -51,17 +51,15 @@ class StepCostEstimator:
         step_s = a + b n + sum_j c_j (t - knee_j)+ + d p + k (e + f n)
 
     for n requests that decode with t tokens in the forward, p tokens of prompts next to them, and
-    k draft steps.
-    No coefficient is negative, so that costs rise, and ever faster, with the tokens verified: a
-    floor while the forward reads the weights, a slope once it computes. Where nothing tells,
-    costs are straight.
+    k draft steps. No coefficient is negative, so that costs rise, and ever faster, with the tokens
+    verified: a floor while the forward reads the weights, a slope once it computes. Where nothing
+    tells, costs are straight.
 
     A governor that keeps its lengths sees the same load again and again, which says nothing of
     others. So steps are gathered by kind of load, and the squared relative errors over kinds are
     least; a kind that is not seen any more weighs less, but is not forgotten. When steps of a kind
-    become slower, all kinds follow a little.
-    First samples carry one-off costs, hence a lower one replaces them; later a step counts at
-    most as twice what was expected.
+    become slower, all kinds follow a little. First samples carry one-off costs, hence a lower one
+    replaces them; later a step counts at most as twice what was expected.
 
     In the long run a round is one such step without a prompt. A draft may turn out shorter than
     planned; a round is then expected to verify what is found, by the product-limit estimate
