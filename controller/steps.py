@@ -51,7 +51,7 @@ class Step:
         cells = confidence_cells(confidence)
         acceptance = np.exp(look.frailty[:, index] * look.log_acceptance[:, cells])
         survival[index] = reached = survival[index] * acceptance[0]
-        return Progress(look.view, rows, position, reached, acceptance[1])
+        return Progress(look.view, rows, position, reached, acceptance[1], confidence)
 
 
 class Steps:

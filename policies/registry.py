@@ -3,12 +3,28 @@
 from __future__ import annotations
 
 from flyball.policies.length.base import LengthPolicy
+from flyball.policies.length.batch_table import BatchTable
+from flyball.policies.length.exp3 import EXP3
+from flyball.policies.length.gamma_tune import GammaTune
 from flyball.policies.length.goodput import Goodput
 from flyball.policies.length.heuristic import Heuristic
+from flyball.policies.length.nightjar import Nightjar
 from flyball.policies.length.static import Static
+from flyball.policies.length.survival import Survival
+from flyball.policies.length.thompson import Thompson
+from flyball.policies.length.threshold import Threshold
+from flyball.policies.length.ucb import UCB
 
 LENGTH_POLICIES: dict[str, type[LengthPolicy]] = {
+    "batch_table": BatchTable,
+    "exp3": EXP3,
+    "gamma_tune": GammaTune,
     "goodput": Goodput,
     "heuristic": Heuristic,
+    "nightjar": Nightjar,
     "static": Static,
+    "survival": Survival,
+    "thompson": Thompson,
+    "threshold": Threshold,
+    "ucb": UCB,
 }

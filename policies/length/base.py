@@ -72,6 +72,7 @@ class Progress:
         survival: (m,) probability that the draft is accepted up to and including `position`,
             from the draft's confidence at positions up to it.
         next_acceptance: (m,) probability that the token after it is accepted, if this one is.
+        confidence: (m,) the draft's largest probability at `position`.
     """
 
     view: View
@@ -79,6 +80,7 @@ class Progress:
     position: int
     survival: Floats
     next_acceptance: Floats
+    confidence: Floats
 
 
 @dataclass(slots=True)

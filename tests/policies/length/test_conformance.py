@@ -12,12 +12,17 @@ from flyball.estimators.cost import marginal_seconds
 from flyball.policies.length.base import LengthPolicy, Progress, RoundResult, View
 from flyball.policies.registry import LENGTH_POLICIES
 
-REQUIRED: dict[str, dict[str, Any]] = {"static": {"draft_len": 3}}
+REQUIRED: dict[str, dict[str, Any]] = {
+    "static": {"draft_len": 3},
+    "batch_table": {"table": [[1, 2, 1], [3, 9, 0]]},
+}
 
 
 def make(name: str, max_draft_len: int) -> LengthPolicy:
     policy = LENGTH_POLICIES[name]
-    own = {key: min(value, max_draft_len) for key, value in REQUIRED.get(name, {}).items()}
+    own = dict(REQUIRED.get(name, {}))
+    if name == "static":
+        own["draft_len"] = min(3, max_draft_len)
     return policy(policy.Settings(policy=name, max_draft_len=max_draft_len, **own))
 
 
@@ -62,7 +67,7 @@ def test_decisions_have_the_right_shape_and_bounds(name: str, view: View, seed: 
         assert ((lengths >= 0) & (lengths <= view.max_draft_len)).all()
         rows = np.flatnonzero(lengths > 1)
         if policy.stops and len(rows):
-            progress = Progress(view, rows, 1, rng.random(len(rows)), rng.random(len(rows)))
+            progress = Progress(view, rows, 1, *rng.random((3, len(rows))))
             stopped = policy.stop(progress)
             assert stopped.shape == rows.shape
             assert stopped.dtype == np.bool_
