@@ -26,7 +26,10 @@ from flyball.controller.policy_file import load_policy
 from flyball.policies.registry import LENGTH_POLICIES
 
 K = 32
-SECTIONS: dict[str, dict[str, Any]] = {"static": {"draft_len": 4}}
+SECTIONS: dict[str, dict[str, Any]] = {
+    "static": {"draft_len": 4},
+    "batch_table": {"table": [[1, 8, 8], [9, 256, 4]]},
+}
 Micros = NDArray[np.float64]
 
 

@@ -15,6 +15,7 @@ from flyball.controller.guard import BadAnswerError, Guard
 from flyball.controller.price import PriceCorrection, Quote, quote
 from flyball.estimators.cost import CostEstimator, marginal_seconds
 from flyball.estimators.drafts import OfferDraft, SteppingDraft
+from flyball.estimators.fill import FillEstimator
 from flyball.estimators.step_cost import StepCostEstimator
 from flyball.policies.length.base import View
 
@@ -45,17 +46,26 @@ class _Costs:
         cost: the estimator.
         batch_size: rows that the forwards run over.
         num_drafts: drafts that step.
+        share: (K + 1,) of drafts that have so many tokens.
 
     Raises:
         BadAnswerError: what was measured is no time.
     """
 
     def __init__(
-        self, cost: CostEstimator | StepCostEstimator, batch_size: int, num_drafts: int
+        self,
+        cost: CostEstimator | StepCostEstimator,
+        batch_size: int,
+        num_drafts: int,
+        share: Floats,
     ) -> None:
         self.batch_size = batch_size
         self.measured = cost.measured(batch_size)
-        self.round_s = cost.round_s(batch_size)  # (ways, max_draft_len + 1)
+        self.round_s = (  # (ways, max_draft_len + 1)
+            cost.round_s(batch_size, share)
+            if isinstance(cost, StepCostEstimator)
+            else cost.round_s(batch_size)
+        )
         self.longest_s = float(self.round_s.max())
         if self.measured and not 0.0 < self.round_s.min() <= self.longest_s < np.inf:
             raise BadAnswerError(f"expected positive seconds, but got {self.round_s!r:.80}")
@@ -115,6 +125,7 @@ class Beliefs:
         if kind == "acceptance":
             drafts, limit = enumerate(self._host.drafts), self._max_draft_len
             self._drafts = {i: SteppingDraft(limit) for i in self._stepping}
+            self._fill = FillEstimator(limit)
             self._offers = {i: OfferDraft(limit) for i, draft in drafts if not draft.steps}
             for part in self._parts:
                 part.admit(np.arange(self._num_slots, dtype=np.int32))
@@ -173,7 +184,7 @@ class Beliefs:
         survival = np.zeros((len(self._drafts) + 1, len(slots), self._max_draft_len + 1))
         survival[-1, :, 0] = 1.0
         for way, draft in enumerate(self._drafts.values()):
-            survival[way] = draft.survival(slots)
+            survival[way] = draft.survival(slots) * self._fill.share
         if not all(part.healthy for part in self._parts):
             raise BadAnswerError("expected finite hazards")
         self._guard.at_work = "price"
@@ -182,7 +193,7 @@ class Beliefs:
         self._guard.at_work = "cost"
         costs = self._costs
         if costs is None or costs.batch_size != key[0] or self._num_unused >= _COST_ROUNDS:
-            self._costs = costs = _Costs(self._cost, key[0], len(self._drafts))
+            self._costs = costs = _Costs(self._cost, key[0], len(self._drafts), self._fill.share)
             self._num_unused = 0
         drafts = np.array([*self._drafts, 0], np.int32)
         tokens = np.ones_like(survival)
@@ -252,15 +263,11 @@ class Beliefs:
         """Take in what some rounds showed of their drafts, oldest first.
 
         Offers are not looked at: they learn from `compare` alone. That a draft had no further
-        token to offer counts as a miss there: no token is gained by planning for one.
+        token to offer is no miss: what it has is not worse for it.
         """
         self._guard.at_work = "acceptance"
-        observed = rows.observed
         if rows.exhausted is not None:
-            missed = rows.exhausted & (observed == rows.accepted)
-            observed = observed + (missed & (observed < self._max_draft_len))
-            if isinstance(self._cost, StepCostEstimator):
-                self._cost.note_drafts(rows.proposed, rows.exhausted)
+            self._fill.update(rows.proposed, rows.exhausted)
         for index, draft in self._drafts.items():
             own: Any = slice(None) if rows.draft is None else rows.draft == index
             if rows.draft is None and index > 0:
@@ -269,7 +276,7 @@ class Beliefs:
                 rows.slots[own],
                 rows.proposed[own],
                 rows.accepted[own],
-                observed[own],
+                rows.observed[own],
                 None if rows.confidence is None else rows.confidence[own],
                 num_rounds,
             )

@@ -6,7 +6,6 @@ prompts, for whatever requests are there. Only its seconds as a whole are measur
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,15 +14,12 @@ from numpy.typing import NDArray
 from flyball.estimators.cost import WARM_UP, size_bucket
 
 Floats = NDArray[np.float64]
-Ints = NDArray[np.int32]
-Bools = NDArray[np.bool_]
 
 _KNEES = (16.0, 64.0, 256.0, 1024.0)  # tokens of a forward, where its slope may grow
 _NUM_SLOPES = 6 + len(_KNEES)
 _CORNERS = np.array([0.0, *_KNEES])[:, None]
 _FORWARD = slice(2, 3 + len(_KNEES))  # coefficients of the forward
 _BENDS = slice(3, 3 + len(_KNEES))  # those of its knees
-_KEEP_FILL = math.exp(-1.0 / 2000.0)  # of a draft's weight, from one draft to the next
 _MEMORY = 24  # steps of a kind that its mean is over
 _DRIFT = 0.03  # of a step's error that all kinds share
 _MOST_KINDS = 256
@@ -61,9 +57,7 @@ class StepCostEstimator:
     become slower, all kinds follow a little. First samples carry one-off costs, hence a lower one
     replaces them; later a step counts at most as twice what was expected.
 
-    In the long run a round is one such step without a prompt. A draft may turn out shorter than
-    planned; a round is then expected to verify what is found, by the product-limit estimate
-    (Kaplan and Meier 1958) of how many tokens a draft has.
+    In the long run a round is one such step without a prompt.
 
     Args:
         max_draft_len: largest draft length in tokens.
@@ -79,9 +73,6 @@ class StepCostEstimator:
         # What a new batch size changes is told by few steps: no draft, a short and a long one.
         self._probes = (min(4, max_draft_len), 0, max_draft_len) * 2
         self._num_probes: dict[int, int] = {}
-        self._found = np.zeros(max_draft_len)
-        self._ended = np.zeros(max_draft_len)
-        self._verified = self._lengths.copy()  # drafted tokens, by planned length
 
     def next_probe(self, batch_size: int, draft: int = 0) -> int | None:
         """The length to try next at a batch size that is new; None once it is known."""
@@ -159,25 +150,10 @@ class StepCostEstimator:
         moments[np.diag_indices(_NUM_SLOPES)] += ridge / weights.sum()
         return _positive_solution(moments, weights @ rows)
 
-    def note_drafts(self, proposed: Ints, exhausted: Bools) -> None:
-        """Learn how many tokens drafts (n,) have.
-
-        Args:
-            proposed: tokens that were verified.
-            exhausted: whether there were no more of them, although more were planned.
-        """
-        size = len(self._found)
-        ended = np.bincount(proposed[exhausted], minlength=size + 1)[:size]
-        longer = np.bincount(proposed, minlength=size + 1)[::-1].cumsum()[::-1][1:]
-        keep = _KEEP_FILL ** len(proposed)
-        self._found = keep * self._found + longer
-        self._ended = keep * self._ended + ended
-        fill = np.cumprod((1.0 + self._found) / (1.0 + self._found + self._ended))
-        self._verified[1:] = fill.cumsum()
-
-    def round_s(self, batch_size: int) -> Floats:
+    def round_s(self, batch_size: int, share: Floats) -> Floats:
         """Seconds of a round for draft lengths 0 to max_draft_len (2, max_draft_len + 1).
 
+        Only the share (max_draft_len + 1,) of drafts that has a token makes it dearer to verify.
         The first row drafts as well, the second only verifies. NaN before anything is known.
         """
         if not self.measured(batch_size):
@@ -186,7 +162,7 @@ class StepCostEstimator:
             self._news = 0
             self._slopes = self._fit()
         slopes: Floats = self._slopes * self._drift
-        tokens: Floats = batch_size * (1.0 + self._verified)
+        tokens: Floats = batch_size * share.cumsum()
         still = slopes[:2] @ (1.0, batch_size)
         verifying = still + slopes[_FORWARD] @ np.maximum(tokens - _CORNERS, 0.0)
         drafting: Floats = verifying + self._lengths * (slopes[-2:] @ (1.0, batch_size))

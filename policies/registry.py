@@ -11,6 +11,7 @@ from flyball.policies.length.heuristic import Heuristic
 from flyball.policies.length.nightjar import Nightjar
 from flyball.policies.length.static import Static
 from flyball.policies.length.survival import Survival
+from flyball.policies.length.tapout import TapOut
 from flyball.policies.length.thompson import Thompson
 from flyball.policies.length.threshold import Threshold
 from flyball.policies.length.ucb import UCB
@@ -24,6 +25,7 @@ LENGTH_POLICIES: dict[str, type[LengthPolicy]] = {
     "nightjar": Nightjar,
     "static": Static,
     "survival": Survival,
+    "tapout": TapOut,
     "thompson": Thompson,
     "threshold": Threshold,
     "ucb": UCB,

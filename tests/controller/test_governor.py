@@ -2,22 +2,18 @@ from typing import Any
 
 import numpy as np
 import pytest
+from policy_sections import length_section
 
 from flyball.controller.governor import Cost, Governor, HostInfo, Outcomes, Plan
 from flyball.controller.policy_file import load_policy
 from flyball.policies.registry import LENGTH_POLICIES
 
-SECTIONS: dict[str, dict[str, Any]] = {
-    "goodput": {"policy": "goodput", "max_draft_len": 8},
-    "heuristic": {"policy": "heuristic", "max_draft_len": 8},
-    "static": {"policy": "static", "draft_len": 3, "max_draft_len": 8},
-}
 VERIFY_S, DRAFT_S = 3.5e-3, 0.5e-3
 
 
 def make(name: str = "goodput", **host: Any) -> Governor:
     return Governor(
-        load_policy({"version": 1, "length": SECTIONS[name]}), HostInfo("test", **host)
+        load_policy({"version": 1, "length": length_section(name)}), HostInfo("test", **host)
     )
 
 

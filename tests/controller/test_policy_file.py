@@ -1,6 +1,7 @@
 from pathlib import Path
 
 import pytest
+from policy_sections import length_section
 
 from flyball.controller.errors import PolicyFileError
 from flyball.controller.policy_file import dump_policy, load_policy, policy_schema
@@ -28,7 +29,7 @@ def test_length_defaults_to_goodput() -> None:
 
 @pytest.mark.parametrize("name", LENGTH_POLICIES)
 def test_every_registered_policy_can_be_named(name: str) -> None:
-    section = {"policy": name, **({"draft_len": 2} if name == "static" else {})}
+    section = length_section(name)
     policy = load_policy({"version": 1, "length": section}).make_length_policy()
     assert type(policy) is LENGTH_POLICIES[name]
 
@@ -98,7 +99,7 @@ def test_nothing_is_traced_unless_a_folder_is_named() -> None:
 def test_a_dumped_policy_names_every_setting_and_loads_as_itself(
     tmp_path: Path, name: str, folder: str | None
 ) -> None:
-    section = {"policy": name, **({"draft_len": 2} if name == "static" else {})}
+    section = length_section(name)
     policy = load_policy({"version": 1, "length": section, "trace": folder and {"dir": folder}})
     text = dump_policy(policy)
     assert load_policy(write(tmp_path, text)) == policy

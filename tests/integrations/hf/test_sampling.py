@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 import torch
 from hf_texts import shuffle_drafts
+from policy_sections import length_section
 from text_statistics import SteppedCost, count_texts, p_value
 from transformers import LogitsProcessorList, TemperatureLogitsWarper, TopPLogitsWarper
 
@@ -35,12 +36,9 @@ WARPERS: dict[str, dict[str, float]] = {
     "temperature": {"temperature": 0.7, "top_p": 1.0},
     "top_p": {"temperature": 1.0, "top_p": 0.9},
 }
-POLICIES: dict[str, dict[str, Any]] = {
-    "static": {"policy": "static", "draft_len": 3, "max_draft_len": 4},
-    "heuristic": {"policy": "heuristic", "start_draft_len": 2, "max_draft_len": 4},
-    "goodput": {"policy": "goodput", "max_draft_len": 4},
-    "goodput_ragged": {"policy": "goodput", "max_draft_len": 4},
-}
+POLICIES = {name: length_section(name, 4) for name in LENGTH_POLICIES}
+POLICIES["heuristic"]["start_draft_len"] = 2
+POLICIES["goodput_ragged"] = POLICIES["goodput"]
 
 
 def expected_probs(model: Any, warp: dict[str, float]) -> np.ndarray:
@@ -111,10 +109,6 @@ def make_gov(pair: tuple[Any, Any], name: str, lookup: bool = False) -> Governed
     gov = GovernedGenerate(pair[0], drafts, policy, host)
     gov.governor._beliefs._cost = SteppedCost()
     return gov
-
-
-def test_every_length_policy_is_drawn_from() -> None:
-    assert {settings["policy"] for settings in POLICIES.values()} == set(LENGTH_POLICIES)
 
 
 @pytest.mark.parametrize("warp", WARPERS.values(), ids=WARPERS)

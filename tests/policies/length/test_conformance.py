@@ -1,29 +1,20 @@
 """Every registered length policy obeys the contract."""
 
-from typing import Any
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from policy_sections import length_section
 
 from flyball.controller.price import quote
 from flyball.estimators.cost import marginal_seconds
 from flyball.policies.length.base import LengthPolicy, Progress, RoundResult, View
 from flyball.policies.registry import LENGTH_POLICIES
 
-REQUIRED: dict[str, dict[str, Any]] = {
-    "static": {"draft_len": 3},
-    "batch_table": {"table": [[1, 2, 1], [3, 9, 0]]},
-}
-
 
 def make(name: str, max_draft_len: int) -> LengthPolicy:
     policy = LENGTH_POLICIES[name]
-    own = dict(REQUIRED.get(name, {}))
-    if name == "static":
-        own["draft_len"] = min(3, max_draft_len)
-    return policy(policy.Settings(policy=name, max_draft_len=max_draft_len, **own))
+    return policy(policy.Settings(**length_section(name, max_draft_len)))
 
 
 @st.composite

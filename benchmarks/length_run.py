@@ -1,0 +1,166 @@
+"""Policies, static lengths and oracles along the streams of `benchmarks.length`."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmarks.length_streams import Costs, Stream
+from flyball.controller.contract import Cost, HostInfo, Outcomes
+from flyball.controller.governor import Governor
+from flyball.controller.policy_file import load_policy
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+
+MAX_DRAFT_LEN = 16
+
+
+@dataclass(frozen=True)
+class Walk:
+    """What a policy made of a stream, round by round.
+
+    Attributes:
+        tokens: (r,) accepted and one.
+        seconds: (r,) virtual.
+        decision_s: real seconds in the governor.
+    """
+
+    tokens: Ints
+    seconds: Floats
+    decision_s: float = 0.0
+
+    @property
+    def rate(self) -> float:
+        """Tokens per virtual second."""
+        return float(self.tokens.sum() / self.seconds.sum())
+
+
+def runs_of(stream: Stream) -> Ints:
+    """(t,) how many proposals in a row would be accepted from each position, within a request."""
+    run = np.zeros(len(stream.match) + 1, np.int64)
+    ends = set(stream.ends)
+    for position in range(len(stream.match) - 1, -1, -1):
+        if stream.match[position]:
+            run[position] = 1 + (0 if position + 1 in ends else run[position + 1])
+    return run[:-1]
+
+
+def walk(stream: Stream, costs: Costs, draft_len: Callable[[int, int], int]) -> Walk:
+    """Rounds whose draft length is a function of position and room, the run being known after."""
+    run, tokens, lengths = runs_of(stream), [], []
+    for start, end in zip((0, *stream.ends), stream.ends, strict=False):
+        position = start
+        while position < end:
+            length = draft_len(position, end - position)
+            emitted = min(min(int(run[position]), length) + 1, end - position)
+            tokens.append(emitted)
+            lengths.append(length)
+            position += emitted
+    return Walk(np.array(tokens), costs.round_s(np.array(lengths, np.float64)))
+
+
+def walk_static(stream: Stream, costs: Costs, length: int) -> Walk:
+    """The same length in every round."""
+    return walk(stream, costs, lambda position, room: length)
+
+
+def walk_runs(stream: Stream, costs: Costs) -> Walk:
+    """The oracle of run lengths: it drafts exactly what will be accepted, where that pays."""
+    run = runs_of(stream)
+    still, step = float(costs.round_s(0.0)), float(costs.round_s(1.0) - costs.round_s(0.0))
+
+    def at_price(price: float) -> Walk:
+        def length_at(position: int, room: int) -> int:
+            return min(int(run[position]), MAX_DRAFT_LEN) if price * step <= 1.0 else 0
+
+        return walk(stream, costs, length_at)
+
+    return _fixed_point(at_price, 1.0 / still)
+
+
+def _fixed_point(at_price: Callable[[float], Walk], start: float) -> Walk:
+    """The best walk, whose price is its own rate (Dinkelbach)."""
+    best = at_price(start)
+    while True:
+        found = at_price(best.rate)
+        if found.rate <= best.rate * (1.0 + 1e-6):
+            return best
+        best = found
+
+
+def walk_causal(stream: Stream, costs: Costs) -> Walk:
+    """The causal oracle: it knows the probability at every position up to where the draft is.
+
+    It goes on while the next token, taken to be as likely as the present one, is worth its
+    seconds at its own rate (Dinkelbach's fixed point).
+    """
+    truth = stream.truth.tolist()
+    still, step = float(costs.round_s(0.0)), float(costs.round_s(1.0) - costs.round_s(0.0))
+
+    def at_price(price: float) -> Walk:
+        def length_at(position: int, room: int) -> int:
+            survival, length = 1.0, 0
+            known = truth[position - 1] if position else truth[0]
+            while length < min(MAX_DRAFT_LEN, room) and survival * known >= price * step:
+                known = truth[position + length]
+                survival *= known
+                length += 1
+            return length
+
+        return walk(stream, costs, length_at)
+
+    return _fixed_point(at_price, 1.0 / still)
+
+
+def walk_policy(stream: Stream, costs: Costs, policy: Mapping[str, Any]) -> Walk:
+    """A governor with this policy, as a host with one request at a time would run it."""
+    host = HostInfo("arena", max_draft_len=MAX_DRAFT_LEN)
+    governor = Governor(load_policy({"version": 1, "length": dict(policy)}), host)
+    run, tokens, seconds = runs_of(stream), [], []
+    decision_s = 0.0
+    confidence = stream.confidence
+    row = np.zeros(1, np.intp)
+    for start, end in zip((0, *stream.ends), stream.ends, strict=False):
+        slots = governor.admit(1)
+        position = start
+        while position < end:
+            begun = time.perf_counter()
+            plan = governor.plan(slots)
+            length = min(int(plan.draft_len[0]), end - position)
+            if governor.wants_confidence:
+                for place in range(1, length):
+                    sure = confidence[position + place - 1 : position + place]
+                    if governor.stop(plan.step_id, row, place, sure)[0]:
+                        length = place
+                        break
+            decision_s += time.perf_counter() - begun
+            accepted = min(int(run[position]), length)
+            emitted = min(accepted + 1, end - position)
+            round_s = float(costs.round_s(float(length)))
+            outcomes = Outcomes(
+                plan.step_id,
+                slots,
+                np.array([length], np.int32),
+                np.array([accepted], np.int32),
+                np.array([min(accepted + 1, length)], np.int32),
+                confidence[None, position : position + length],
+            )
+            draft_s = costs.draft_s * length
+            verify_s = round_s - draft_s - costs.host_s
+            cost = Cost(plan.step_id, round_s, 1, length + 1, length, draft_s, verify_s)
+            begun = time.perf_counter()
+            governor.observe(outcomes, cost)
+            decision_s += time.perf_counter() - begun
+            tokens.append(emitted)
+            seconds.append(round_s)
+            position += emitted
+        governor.release(slots)
+    if governor.faults:
+        raise RuntimeError(f"policy {policy} had faults: {governor.faults}")
+    return Walk(np.array(tokens), np.array(seconds), decision_s)

@@ -1,0 +1,139 @@
+"""Synthetic texts for `benchmarks.length`: where a draft is right, and how sure it is, is known.
+
+A text is a sequence of positions. At each, the draft's proposal, given the settled text before
+it, is right or not; a round that starts at a position proposes a run of them. The same text is
+therefore the same luck for every policy. Parameters are drawn by seed from ranges that were
+committed before anything was measured.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+Bools = NDArray[np.bool_]
+Draw = np.random.Generator
+
+TARGET_S = 0.01  # one token through the target
+TOKEN_SHARE = 0.01  # what a further verified token adds, memory-bound
+
+
+@dataclass(frozen=True)
+class Costs:
+    """What a round of one request costs.
+
+    Attributes:
+        draft_s: seconds of a draft step.
+        host_s: seconds of a round outside the models.
+    """
+
+    draft_s: float
+    host_s: float
+
+    def round_s(self, draft_len: Floats | float) -> Floats:
+        """Seconds of a round that drafts so many tokens."""
+        verify = TARGET_S * (1.0 + TOKEN_SHARE * np.asarray(draft_len, np.float64))
+        seconds: Floats = verify + self.draft_s * np.asarray(draft_len) + self.host_s
+        return seconds
+
+
+@dataclass(frozen=True)
+class Stream:
+    """A text, request after request.
+
+    Attributes:
+        name: of the scenario.
+        truth: (t,) probability that the draft is right at each position, given all that could be
+            known of the state before it.
+        match: (t,) whether it was.
+        confidence: (t,) the draft's largest probability there.
+        ends: positions at which a request ends and the next begins; the last is t.
+    """
+
+    name: str
+    truth: Floats
+    match: Bools
+    confidence: Floats
+    ends: tuple[int, ...]
+
+
+def _stream(
+    name: str, rng: Draw, truth: Floats, confidence: Floats | None = None, request_len: int = 400
+) -> Stream:
+    size = len(truth)
+    if confidence is None:  # says nothing
+        confidence = rng.beta(8.0, 2.0, size)
+    ends = (*range(request_len, size, request_len), size)
+    return Stream(name, truth, rng.random(size) < truth, confidence, ends)
+
+
+def stationary(rng: Draw, size: int) -> Stream:
+    """The same probability for ever."""
+    return _stream("stationary", rng, np.full(size, rng.uniform(0.3, 0.95)))
+
+
+def abrupt_switch(rng: Draw, size: int) -> Stream:
+    """Two halves, 0.3 apart or more."""
+    low = rng.uniform(0.1, 0.6)
+    high = rng.uniform(low + 0.3, 0.97)
+    halves = [low, high] if rng.random() < 0.5 else [high, low]
+    return _stream("abrupt_switch", rng, np.repeat(halves, [size // 2, size - size // 2]))
+
+
+def useless_then_good(rng: Draw, size: int) -> Stream:
+    """A third in which no draft pays, then a good one."""
+    start = size // 3
+    truth = np.repeat([rng.uniform(0.0, 0.05), rng.uniform(0.8, 0.97)], [start, size - start])
+    return _stream("useless_then_good", rng, truth)
+
+
+def slow_drift(rng: Draw, size: int) -> Stream:
+    """Up and down over some thousand positions."""
+    period, phase = rng.uniform(2000.0, 8000.0), rng.uniform(0.0, 2.0 * np.pi)
+    wave = np.sin(2.0 * np.pi * np.arange(size) / period + phase)
+    return _stream("slow_drift", rng, 0.62 + 0.33 * wave)
+
+
+def request_mixture(rng: Draw, size: int) -> Stream:
+    """Every request has its own probability."""
+    length = int(rng.integers(100, 300))
+    number = -(-size // length)
+    own = np.clip(rng.beta(rng.uniform(1.0, 2.0), rng.uniform(0.5, 1.0), number), 0.02, 0.98)
+    return _stream("request_mixture", rng, own.repeat(length)[:size], request_len=length)
+
+
+def token_mixture(rng: Draw, size: int) -> Stream:
+    """Easy and hard stretches of some tokens, which the draft's confidence tells, with noise."""
+    easy, hard = rng.uniform(0.93, 0.99), rng.uniform(0.2, 0.5)
+    stay = rng.uniform(0.7, 0.9)
+    changes = rng.random(size) > stay
+    state = (changes.cumsum() + int(rng.integers(2))) % 2 == 0
+    truth = np.where(state, easy, hard)
+    odds = np.log(truth / (1.0 - truth)) + rng.normal(0.0, 0.7, size)
+    return _stream("token_mixture", rng, truth, 1.0 / (1.0 + np.exp(-odds)))
+
+
+def periodic(rng: Draw, size: int) -> Stream:
+    """Good and bad blocks, as long as most memories."""
+    block = int(rng.integers(100, 600))
+    high, low = rng.uniform(0.85, 0.97), rng.uniform(0.05, 0.25)
+    truth = np.where(np.arange(size) // block % 2 == 0, high, low)
+    return _stream("periodic", rng, truth)
+
+
+SCENARIOS: dict[str, Callable[[Draw, int], Stream]] = {
+    make.__name__: make
+    for make in (
+        stationary,
+        abrupt_switch,
+        useless_then_good,
+        slow_drift,
+        request_mixture,
+        token_mixture,
+        periodic,
+    )
+}

@@ -1,0 +1,13 @@
+"""Policy file sections for every length policy."""
+
+from typing import Any
+
+
+def length_section(name: str, max_draft_len: int = 8) -> dict[str, Any]:
+    """A section that names all that the policy needs."""
+    own: dict[str, Any] = {}
+    if name == "static":
+        own["draft_len"] = min(3, max_draft_len)
+    if name == "batch_table":
+        own["table"] = [[1, 2, 1], [3, 9, 0], [10, 9999, min(2, max_draft_len)]]
+    return {"policy": name, "max_draft_len": max_draft_len, **own}
