@@ -80,7 +80,7 @@ def read_prompts() -> Prompts:
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.vllm_serving", description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument("--quick", action="store_true", help="four minutes; says little")
+    parser.add_argument("--quick", action="store_true", help="five minutes; says little")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the result there")
     parser.add_argument("--method", choices=(*METHODS, "both"), default="both", help="of drafting")
     parser.add_argument("--seed-base", type=int, default=0, help="chooses requests and orders")
