@@ -19,6 +19,7 @@ Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
 MAX_DRAFT_LEN = 16
+READ_EVERY = 32  # tokens
 
 
 @dataclass(frozen=True)
@@ -119,7 +120,11 @@ def walk_causal(stream: Stream, costs: Costs) -> Walk:
 
 
 def walk_policy(stream: Stream, costs: Costs, policy: Mapping[str, Any]) -> Walk:
-    """A governor with this policy, as a host with one request at a time would run it."""
+    """A governor with this policy, as a host with one request at a time would run it.
+
+    Where nothing was drafted, the draft reads the text before it goes on, and every `READ_EVERY`
+    tokens, in one forward that takes as long as a draft step.
+    """
     host = HostInfo("arena", max_draft_len=MAX_DRAFT_LEN)
     file = load_policy({"version": 1, "length": dict(policy)})
     governor = Governor(file, host, clock=lambda: 0.0)  # time here is virtual
@@ -129,7 +134,7 @@ def walk_policy(stream: Stream, costs: Costs, policy: Mapping[str, Any]) -> Walk
     row = np.zeros(1, np.intp)
     for start, end in zip((0, *stream.ends), stream.ends, strict=False):
         slots = governor.admit(1)
-        position = start
+        position = read = start
         while position < end:
             begun = time.perf_counter()
             plan = governor.plan(slots)
@@ -140,9 +145,14 @@ def walk_policy(stream: Stream, costs: Costs, policy: Mapping[str, Any]) -> Walk
                     if governor.stop(plan.step_id, row, place, sure)[0]:
                         length = place
                         break
+            reads = position - read >= READ_EVERY or (length > 0 and position > read)
+            if reads and governor.wants_reading:
+                governor.read(slots, stream.match[None, read:position].astype(np.float64))
+                read = position
             decision_s += time.perf_counter() - begun
             accepted = min(int(run[position]), length)
             emitted = min(accepted + 1, end - position)
+            reading_s = costs.draft_s if reads and length == 0 else 0.0
             round_s = float(costs.round_s(float(length)))
             outcomes = Outcomes(
                 plan.step_id,
@@ -159,7 +169,8 @@ def walk_policy(stream: Stream, costs: Costs, policy: Mapping[str, Any]) -> Walk
             governor.observe(outcomes, cost)
             decision_s += time.perf_counter() - begun
             tokens.append(emitted)
-            seconds.append(round_s)
+            seconds.append(round_s + reading_s)
+            read = position + emitted if length > 0 else read
             position += emitted
         governor.release(slots)
     if governor.faults:
