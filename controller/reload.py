@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections import deque
 from pathlib import Path
 
 from flyball.controller.errors import PolicyFileError
@@ -29,15 +30,14 @@ class PolicyWatch:
         self._policy = policy
         self._interval_s = interval_s
         self._stamp = self._look()
-        self._news: PolicyFile | None = None
+        self._news: deque[PolicyFile] = deque(maxlen=1)  # both threads use it
         self._closed = threading.Event()
         self._thread = threading.Thread(target=self._run, name="flyball-policy", daemon=True)
         self._thread.start()
 
     def take(self) -> PolicyFile | None:
         """The newest policy, if it changed since it was last taken; costs next to nothing."""
-        news, self._news = self._news, None
-        return news
+        return self._news.pop() if self._news else None
 
     def close(self) -> None:
         """Stop looking."""
@@ -63,5 +63,6 @@ class PolicyWatch:
                 logger.error("the running policy stays: %s", error)
                 continue
             if policy != self._policy:
+                self._policy = policy
+                self._news.append(policy)
                 logger.info("%s: new policy %s", self._path, policy.length.policy)
-                self._policy = self._news = policy
