@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import sys
-from pathlib import Path
 
 from transformers.utils import logging
 
@@ -64,17 +63,10 @@ def _load(device: str) -> DemoModels:
 
 
 def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.hf", description=__doc__)
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument("--quick", action="store_true", help="two minutes; says little")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the result there")
-    parser.add_argument("--seed-base", type=int, default=0, help="chooses prompts and orders")
+    parser = report.argument_parser("hf", __doc__, "two minutes; says little")
+    report.add_seed_base(parser, "prompts and orders")
     parser.add_argument("--device", default="cpu", help="cpu (default) or cuda")
     arguments = parser.parse_args()
-    if arguments.seed_base < 0:
-        parser.error(f"expected --seed-base >= 0, but got {arguments.seed_base}")
-    if arguments.json is not None and not arguments.json.absolute().parent.is_dir():
-        parser.error(f"expected --json in an existing folder, but got {arguments.json}")
     return arguments
 
 

@@ -13,7 +13,6 @@ import argparse
 import multiprocessing
 import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -140,11 +139,8 @@ def _summary(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.length", description=__doc__)
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument("--quick", action="store_true", help="two seeds and short texts")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the result there")
-    parser.add_argument("--seed-base", type=int, default=0, help="of the texts")
+    parser = report.argument_parser("length", __doc__, "two seeds and short texts")
+    report.add_seed_base(parser, "texts")
     return parser.parse_args()
 
 

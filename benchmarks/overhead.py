@@ -9,10 +9,8 @@ stops in mid-draft. Learning is gathered over rounds, hence mean and 99th percen
 
 from __future__ import annotations
 
-import argparse
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -146,10 +144,7 @@ def show(rows: list[dict[str, Any]]) -> None:
 
 def main() -> None:
     """Measure, print and write."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--quick", action="store_true", help="fewer repeats")
-    parser.add_argument("--json", type=Path, help="write the result here")
-    options = parser.parse_args()
+    options = report.argument_parser("overhead", __doc__, "fewer repeats").parse_args()
     repeats = 400 if options.quick else 4000
     cases = [(name, n, False) for name in LENGTH_POLICIES for n in (1, 16, 64, 256)]
     cases += [("goodput", n, True) for n in (1, 256)]

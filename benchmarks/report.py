@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import platform
@@ -125,6 +126,37 @@ def versions(packages: Sequence[str] = PACKAGES) -> dict[str, str | None]:
         except PackageNotFoundError:
             found[name] = None
     return found
+
+
+def argument_parser(script: str, description: str | None, quick: str) -> argparse.ArgumentParser:
+    """What every benchmark is told; `quick` says what its quick run is worth."""
+    parser = argparse.ArgumentParser(
+        prog=f"python -m benchmarks.{script}", description=description
+    )
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.add_argument("--quick", action="store_true", help=quick)
+    parser.add_argument("--json", type=_new_file, metavar="FILE", help="write the result there")
+    return parser
+
+
+def add_seed_base(parser: argparse.ArgumentParser, chooses: str) -> None:
+    """For benchmarks with chance in them."""
+    parser.add_argument(
+        "--seed-base", type=_seed, default=0, metavar="N", help=f"chooses {chooses}"
+    )
+
+
+def _new_file(text: str) -> Path:
+    path = Path(text)
+    if not path.absolute().parent.is_dir():
+        raise argparse.ArgumentTypeError(f"expected a file in an existing folder, but got {text}")
+    return path
+
+
+def _seed(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"expected an integer >= 0, but got {text}")
+    return int(text)
 
 
 def write(

@@ -10,7 +10,6 @@ mean, median and 99th percentile are given.
 
 from __future__ import annotations
 
-import argparse
 import multiprocessing
 import os
 import tempfile
@@ -22,20 +21,11 @@ import numpy as np
 
 from benchmarks import report
 from benchmarks.vllm_load import DOMAINS, QUICK_NEW_TOKENS
-from benchmarks.vllm_server import MAX_MODEL_LEN, MAX_NUM_SEQS
+from benchmarks.vllm_server import ENGINE_ENVIRONMENT, MAX_MODEL_LEN, MAX_NUM_SEQS
 from benchmarks.vllm_serving import PACKAGES, read_prompts
 from benchmarks.vllm_variants import METHODS, POLICY, speculative_config
 from flyball.demo.widen import save_for_vllm
 
-ENVIRONMENT = {
-    "HF_HUB_OFFLINE": "1",
-    "VLLM_NO_USAGE_STATS": "1",
-    "VLLM_CPU_KVCACHE_SPACE": "1",
-    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
-    "VLLM_LOGGING_LEVEL": "ERROR",
-    "OMP_NUM_THREADS": "1",
-    "NUMBA_NUM_THREADS": "1",
-}
 SIZES = (1, 32)
 NEW_TOKENS = 400
 WARM_STEPS = 50  # until costs have been probed
@@ -44,13 +34,16 @@ COLUMNS = ("method", "requests", "steps", "mean_us", "median_us", "p99_us", "ste
 
 def main() -> None:
     """Measure, print, write."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.vllm_overhead")
-    parser.add_argument("--quick", action="store_true", help="shorter texts")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the result there")
+    parser = report.argument_parser("vllm_overhead", __doc__, "shorter texts")
     arguments = parser.parse_args()
     core = min(os.sched_getaffinity(0))
     os.sched_setaffinity(0, [core])
-    os.environ.update(ENVIRONMENT, VLLM_CPU_OMP_THREADS_BIND=str(core))
+    os.environ.update(
+        ENGINE_ENVIRONMENT,
+        VLLM_ENABLE_V1_MULTIPROCESSING="0",
+        VLLM_LOGGING_LEVEL="ERROR",
+        VLLM_CPU_OMP_THREADS_BIND=str(core),
+    )
     found = []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

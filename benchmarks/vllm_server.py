@@ -28,6 +28,14 @@ MAX_NUM_SEQS = 32
 MAX_MODEL_LEN = 1024
 START_S = 300
 STOP_S = 20
+ENGINE_ENVIRONMENT = {
+    "HF_HUB_OFFLINE": "1",
+    "VLLM_NO_USAGE_STATS": "1",
+    "VLLM_CPU_KVCACHE_SPACE": "1",
+    "OMP_NUM_THREADS": "1",
+    # The n-gram drafter sets torch's threads to numba's, which would wait busily.
+    "NUMBA_NUM_THREADS": "1",
+}
 FLAGS = (
     "--host", "127.0.0.1", "--dtype", "float32", "--enforce-eager",
     "--max-num-seqs", str(MAX_NUM_SEQS), "--max-model-len", str(MAX_MODEL_LEN),
@@ -128,13 +136,8 @@ class Server:
     def _environment(self) -> dict[str, str]:
         paths = [str(ROOT), str(ROOT / "src"), os.environ.get("PYTHONPATH", "")]
         return {
-            "HF_HUB_OFFLINE": "1",
-            "VLLM_NO_USAGE_STATS": "1",
-            "VLLM_CPU_KVCACHE_SPACE": "1",
+            **ENGINE_ENVIRONMENT,
             "VLLM_CPU_OMP_THREADS_BIND": str(self.engine_core),
-            "OMP_NUM_THREADS": "1",
-            # The n-gram drafter sets torch's threads to numba's, which would wait busily.
-            "NUMBA_NUM_THREADS": "1",
             "FLYBALL_METRICS_DIR": str(self._metrics),
             "PYTHONPATH": os.pathsep.join(filter(None, paths)),
         }

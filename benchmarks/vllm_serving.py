@@ -78,17 +78,10 @@ def read_prompts() -> Prompts:
 
 
 def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.vllm_serving", description=__doc__)
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument("--quick", action="store_true", help="five minutes; says little")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the result there")
+    parser = report.argument_parser("vllm_serving", __doc__, "five minutes; says little")
+    report.add_seed_base(parser, "requests and orders")
     parser.add_argument("--method", choices=(*METHODS, "both"), default="both", help="of drafting")
-    parser.add_argument("--seed-base", type=int, default=0, help="chooses requests and orders")
     arguments = parser.parse_args()
-    if arguments.seed_base < 0:
-        parser.error(f"expected --seed-base >= 0, but got {arguments.seed_base}")
-    if arguments.json is not None and not arguments.json.absolute().parent.is_dir():
-        parser.error(f"expected --json in an existing folder, but got {arguments.json}")
     if not hasattr(os, "sched_setaffinity") or len(os.sched_getaffinity(0)) < 2:
         parser.error("expected Linux and two cores or more, one of them for the engine alone")
     if find_spec("vllm") is None:
