@@ -46,26 +46,17 @@ class _Costs:
         cost: the estimator.
         batch_size: rows that the forwards run over.
         num_drafts: drafts that step.
-        share: (K + 1,) of drafts that have so many tokens.
 
     Raises:
         BadAnswerError: what was measured is no time.
     """
 
     def __init__(
-        self,
-        cost: CostEstimator | StepCostEstimator,
-        batch_size: int,
-        num_drafts: int,
-        share: Floats,
+        self, cost: CostEstimator | StepCostEstimator, batch_size: int, num_drafts: int
     ) -> None:
         self.batch_size = batch_size
         self.measured = cost.measured(batch_size)
-        self.round_s = (  # (ways, max_draft_len + 1)
-            cost.round_s(batch_size, share)
-            if isinstance(cost, StepCostEstimator)
-            else cost.round_s(batch_size)
-        )
+        self.round_s = cost.round_s(batch_size)  # (ways, max_draft_len + 1)
         self.longest_s = float(self.round_s.max())
         if self.measured and not 0.0 < self.round_s.min() <= self.longest_s < np.inf:
             raise BadAnswerError(f"expected positive seconds, but got {self.round_s!r:.80}")
@@ -115,6 +106,7 @@ class Beliefs:
         self._stepping = [i for i, draft in enumerate(host.drafts) if draft.steps]
         self._num_unused = 0  # costs that no plan has seen yet
         self._num_slots = 0
+        self._fill = FillEstimator(max_draft_len)
         for kind in ("acceptance", "cost", "price"):
             self.forget(kind)
 
@@ -125,14 +117,14 @@ class Beliefs:
         if kind == "acceptance":
             drafts, limit = enumerate(self._host.drafts), self._max_draft_len
             self._drafts = {i: SteppingDraft(limit) for i in self._stepping}
-            self._fill = FillEstimator(limit)
+            self._fill.forget()
             self._offers = {i: OfferDraft(limit) for i, draft in drafts if not draft.steps}
             for part in self._parts:
                 part.admit(np.arange(self._num_slots, dtype=np.int32))
         elif kind == "cost":
             self._cost: CostEstimator | StepCostEstimator
             if self._host.rounds_overlap:
-                self._cost = StepCostEstimator(self._max_draft_len)
+                self._cost = StepCostEstimator(self._max_draft_len, self._fill)
             else:
                 self._cost = CostEstimator(self._max_draft_len, len(self._stepping))
         elif kind == "price":
@@ -193,7 +185,7 @@ class Beliefs:
         self._guard.at_work = "cost"
         costs = self._costs
         if costs is None or costs.batch_size != key[0] or self._num_unused >= _COST_ROUNDS:
-            self._costs = costs = _Costs(self._cost, key[0], len(self._drafts), self._fill.share)
+            self._costs = costs = _Costs(self._cost, key[0], len(self._drafts))
             self._num_unused = 0
         drafts = np.array([*self._drafts, 0], np.int32)
         tokens = np.ones_like(survival)

@@ -246,7 +246,7 @@ class Governor:
             if keep is not None:
                 if not keep.all():
                     history = history.only(keep)
-                self._beliefs.note(history.outcomes, len(history.step_ids))
+                self._beliefs.note(history.outcomes, sum(map(bool, history.num_rows)))
                 if self._seat.policy is not None and self._seat.policy.learns:
                     for rows, _ in history:
                         self._teach(rows)

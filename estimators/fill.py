@@ -29,9 +29,14 @@ class FillEstimator:
     """
 
     def __init__(self, max_draft_len: int) -> None:
+        self.share: Floats = np.ones(max_draft_len + 1)
         self._found = np.zeros(max_draft_len)
         self._ended = np.zeros(max_draft_len)
-        self.share: Floats = np.ones(max_draft_len + 1)
+
+    def forget(self) -> None:
+        """Start anew."""
+        self.share[:] = 1.0
+        self._found[:] = self._ended[:] = 0.0
 
     def update(self, proposed: Ints, exhausted: Bools) -> None:
         """Learn from drafts.

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flyball.estimators.cost import WARM_UP, size_bucket
+from flyball.estimators.fill import FillEstimator
 
 Floats = NDArray[np.float64]
 
@@ -61,9 +62,11 @@ class StepCostEstimator:
 
     Args:
         max_draft_len: largest draft length in tokens.
+        fill: which share of drafts has a token to verify.
     """
 
-    def __init__(self, max_draft_len: int) -> None:
+    def __init__(self, max_draft_len: int, fill: FillEstimator) -> None:
+        self._fill = fill
         self._lengths = np.arange(max_draft_len + 1, dtype=np.float64)
         self._kinds: dict[tuple[int, int, int, int], _Kind] = {}
         self._drift = 1.0
@@ -150,10 +153,9 @@ class StepCostEstimator:
         moments[np.diag_indices(_NUM_SLOPES)] += ridge / weights.sum()
         return _positive_solution(moments, weights @ rows)
 
-    def round_s(self, batch_size: int, share: Floats) -> Floats:
+    def round_s(self, batch_size: int) -> Floats:
         """Seconds of a round for draft lengths 0 to max_draft_len (2, max_draft_len + 1).
 
-        Only the share (max_draft_len + 1,) of drafts that has a token makes it dearer to verify.
         The first row drafts as well, the second only verifies. NaN before anything is known.
         """
         if not self.measured(batch_size):
@@ -162,7 +164,7 @@ class StepCostEstimator:
             self._news = 0
             self._slopes = self._fit()
         slopes: Floats = self._slopes * self._drift
-        tokens: Floats = batch_size * share.cumsum()
+        tokens: Floats = batch_size * self._fill.share.cumsum()
         still = slopes[:2] @ (1.0, batch_size)
         verifying = still + slopes[_FORWARD] @ np.maximum(tokens - _CORNERS, 0.0)
         drafting: Floats = verifying + self._lengths * (slopes[-2:] @ (1.0, batch_size))

@@ -153,7 +153,7 @@ def history_of(flights: Sequence[Flight], costs: Sequence[Cost | None], ledger: 
 
     Args:
         flights: the steps, oldest first.
-        costs: of the round that each verified, if known.
+        costs: of each, if known.
         ledger: that knows, or gives, the slots of their requests.
     """
     all_told = [flight.told() for flight in flights]

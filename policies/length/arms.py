@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field, field_validator
+from pydantic import Field, model_validator
 
 from flyball.policies.length.base import Ints, LengthPolicy, LengthSettings, RoundResult, View
 
@@ -21,12 +21,14 @@ class ArmSettings(LengthSettings):
         description="Lengths to choose from; those above the largest are left out.",
     )
 
-    @field_validator("arms")
-    @classmethod
-    def _ascending(cls, arms: list[int]) -> list[int]:
-        if arms != sorted(set(arms)) or arms[0] < 0:
-            raise ValueError(f"expected ascending lengths from 0, but got {arms}")
-        return arms
+    @model_validator(mode="after")
+    def _sound(self) -> ArmSettings:
+        if self.arms != sorted(set(self.arms)) or not 0 <= self.arms[0] <= self.max_draft_len:
+            raise ValueError(
+                f"expected arms to be ascending lengths that start between 0 and max_draft_len = "
+                f"{self.max_draft_len}, but got {self.arms}"
+            )
+        return self
 
 
 class ArmPolicy(LengthPolicy):

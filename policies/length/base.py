@@ -127,3 +127,13 @@ class LengthPolicy:
 
     def learn(self, result: RoundResult) -> None:
         """Take in what a round showed; called where the policy `learns`."""
+
+
+class StopRule(LengthPolicy):
+    """A policy that only says in mid-draft where a draft ends."""
+
+    stops = True
+
+    def decide(self, view: View) -> Ints:
+        """The largest length, which `stop` will cut."""
+        return np.full(len(view.slots), view.max_draft_len, np.int32)

@@ -38,7 +38,7 @@ class Nightjar(ArmPolicy):
 
     Nightjar (arXiv 2512.22420): argmin over g of 1 / goodput(g), plus switch_cost / g where the
     last round drafted nothing and g does; whole bins of rounds explore a random arm, ever more
-    seldom, with probability (arms / bins)^(1/3). Costs are in units of the reward's scale.
+    seldom, with probability 1 / sqrt(bins), which is ours. Costs are in the reward's scale.
     """
 
     Settings = NightjarSettings
@@ -67,7 +67,7 @@ class Nightjar(ArmPolicy):
         if record.left == 0:
             record.left = self.settings.bin_rounds
             num_bins = 1.0 + record.count.sum() / self.settings.bin_rounds
-            explores = self._rng.random() < (num_arms / num_bins) ** (1.0 / 3.0) / num_arms
+            explores = self._rng.random() < num_bins**-0.5
             record.explored = int(self._rng.integers(num_arms)) if explores else None
         record.left -= 1
         if record.explored is not None and record.explored < num_arms:

@@ -2,19 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 from pydantic import Field
 
-from flyball.policies.length.base import (
-    Bools,
-    Ints,
-    LengthPolicy,
-    LengthSettings,
-    Progress,
-    View,
-)
+from flyball.policies.length.base import Bools, LengthSettings, Progress, StopRule
 
 
 class SurvivalSettings(LengthSettings):
@@ -23,14 +16,14 @@ class SurvivalSettings(LengthSettings):
     policy: Literal["survival"] = "survival"
     max_draft_len: int = Field(default=20, ge=1, le=64, description="Largest draft length.")
     min_draft_len: int = Field(default=2, ge=0, le=64, description="Drafts are no shorter.")
-    max_risk: float | Literal["price"] = Field(
+    max_risk: Annotated[float, Field(ge=0.0, le=1.0)] | Literal["price"] = Field(
         default=0.3,
         description="A draft ends once the probability of a rejection in it exceeds this; "
         "'price': once the next token, were it sure, would cost more than it brings.",
     )
 
 
-class Survival(LengthPolicy):
+class Survival(StopRule):
     """The draft goes on while the probability of at least one rejection stays below a bound.
 
     SpecDec++ (arXiv 2405.19715): stop when 1 - prod_i P(accepted_i) > h, h = 0.3, lengths 2 to 20,
@@ -42,11 +35,6 @@ class Survival(LengthPolicy):
 
     Settings = SurvivalSettings
     settings: SurvivalSettings
-    stops = True
-
-    def decide(self, view: View) -> Ints:
-        """The largest length, which `stop` will cut."""
-        return np.full(len(view.slots), view.max_draft_len, np.int32)
 
     def stop(self, progress: Progress) -> Bools:
         """True where the draft has become too risky."""

@@ -12,11 +12,10 @@ from flyball.estimators.slots import SlotArray
 from flyball.policies.length.base import (
     Bools,
     Ints,
-    LengthPolicy,
     LengthSettings,
     Progress,
     RoundResult,
-    View,
+    StopRule,
 )
 
 # Stop where the confidence falls below, and where the risk of a rejection rises above.
@@ -34,7 +33,7 @@ class TapOutSettings(LengthSettings):
     )
 
 
-class TapOut(LengthPolicy):
+class TapOut(StopRule):
     """Every request follows a stop rule, chosen by UCB1 from what rounds under each brought.
 
     TapOut (arXiv 2511.02017), sequence level: the reward of a round blends the accepted length,
@@ -44,7 +43,6 @@ class TapOut(LengthPolicy):
 
     Settings = TapOutSettings
     settings: TapOutSettings
-    stops = True
     learns = True
 
     def __init__(self, settings: TapOutSettings) -> None:
@@ -56,21 +54,12 @@ class TapOut(LengthPolicy):
     def admit(self, slots: Ints) -> None:
         """Choose a rule for each new request."""
         self._rule.reset(slots)
-        waiting = self._count.copy()
-        for slot in slots.tolist():
-            rule = self._pick(waiting)
-            self._rule.values[slot] = rule
-            waiting[rule] += 1.0  # requests that enter together try different rules
-
-    def _pick(self, count: np.ndarray) -> int:
-        if not count.all():
-            return int(count.argmin())
-        mean = self._sum / np.maximum(self._count, 1.0)
-        return int((mean + np.sqrt(2.0 * math.log(count.sum()) / count)).argmax())
-
-    def decide(self, view: View) -> Ints:
-        """The largest length, which the rules will cut."""
-        return np.full(len(view.slots), view.max_draft_len, np.int32)
+        untried = np.flatnonzero(self._count == 0.0)
+        if len(untried):
+            self._rule.values[slots] = np.resize(untried, len(slots))
+        else:
+            bonus = np.sqrt(2.0 * math.log(self._count.sum()) / self._count)
+            self._rule.values[slots] = (self._sum / self._count + bonus).argmax()
 
     def stop(self, progress: Progress) -> Bools:
         """What each request's rule says."""

@@ -7,14 +7,7 @@ from typing import Literal
 import numpy as np
 from pydantic import Field
 
-from flyball.policies.length.base import (
-    Bools,
-    Ints,
-    LengthPolicy,
-    LengthSettings,
-    Progress,
-    View,
-)
+from flyball.policies.length.base import Bools, LengthSettings, Progress, StopRule
 
 
 class ThresholdSettings(LengthSettings):
@@ -27,7 +20,7 @@ class ThresholdSettings(LengthSettings):
     )
 
 
-class Threshold(LengthPolicy):
+class Threshold(StopRule):
     """The draft goes on while its largest probability is not below a bound.
 
     llama.cpp's `--draft-p-min`, and transformers' `assistant_confidence_threshold`. There the
@@ -37,11 +30,6 @@ class Threshold(LengthPolicy):
 
     Settings = ThresholdSettings
     settings: ThresholdSettings
-    stops = True
-
-    def decide(self, view: View) -> Ints:
-        """The largest length, which `stop` will cut."""
-        return np.full(len(view.slots), view.max_draft_len, np.int32)
 
     def stop(self, progress: Progress) -> Bools:
         """True where the draft is less sure than it has to be."""

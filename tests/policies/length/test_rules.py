@@ -113,6 +113,32 @@ def test_a_bandit_finds_a_good_length(name: str) -> None:
     assert late > 0.9
 
 
+@pytest.mark.parametrize("arms", [[], [2, 1], [1, 1], [-1, 2], [9, 12]])
+def test_arms_that_cannot_be_played_are_refused_in_one_line(arms: list[int]) -> None:
+    with pytest.raises(PolicyFileError) as error:
+        make("ucb", arms=arms, max_draft_len=8)
+    assert "arms" in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_tapout_tries_every_rule_and_keeps_to_the_best() -> None:
+    policy: Any = make("tapout")
+    slots = np.arange(7, dtype=np.int32)
+    policy.admit(slots)
+    assert sorted(policy._rule.values[slots]) == list(range(7))
+    for _ in range(400):  # only rule 2 gets anything accepted
+        accepted = np.where(policy._rule.values[slots] == 2, 8, 0).astype(np.int32)
+        policy.learn(RoundResult(slots, np.full(7, 8, np.int32), accepted))
+    policy.admit(slots)
+    assert (policy._rule.values[slots] == 2).all()
+
+
+@pytest.mark.parametrize("risk", [-0.1, 1.1, "dear"])
+def test_a_risk_that_is_none_is_refused(risk: object) -> None:
+    with pytest.raises(PolicyFileError):
+        make("survival", max_risk=risk)
+
+
 def test_every_arm_of_ucb_has_a_bonus_of_its_own() -> None:
     policy: Any = make("ucb", arms=[0, 1, 2])
     for arm, plays in enumerate((50, 50, 2)):
