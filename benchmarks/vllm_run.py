@@ -155,6 +155,8 @@ class Bench:
         server = self._servers[variant.server]
         if variant.table is not None:
             write_table(variant.table, table_file(variant.server, self._folder))
+        # A server that idled finds its caches cold and some of its pages gone.
+        await server.run(mixed_phase(self._prompts, chosen[0].load, True, [self._plan.seed, 1001]))
         before = await server.counters()
         for number, phase in enumerate(chosen):
             watch = Watch(self._sides)
