@@ -2,9 +2,10 @@
 
 python -m benchmarks.length [--quick] [--seed-base N] [--json FILE]
 
-Every policy walks the same synthetic texts in virtual time, with one request at a time. Rivals in
-hindsight: the best static length, an oracle that knows the draft's true probability up to where it
-is, and one that knows how long each run will be.
+Every policy walks the same texts in virtual time, with one request at a time: synthetic ones, and
+recorded ones of the demo models. Rivals in hindsight: the best static length, an oracle that knows
+the draft's true probability up to where it is (of synthetic texts; of others nobody does), and one
+that knows how long each run will be.
 """
 
 from __future__ import annotations
@@ -18,18 +19,15 @@ from typing import Any
 import numpy as np
 
 from benchmarks import report
-from benchmarks.length_run import (
-    MAX_DRAFT_LEN,
-    Walk,
-    walk_causal,
-    walk_policy,
-    walk_runs,
-    walk_static,
-)
-from benchmarks.length_streams import SCENARIOS, TARGET_S, Costs
+from benchmarks.length_run import Walk, walk_causal, walk_policy, walk_runs, walk_static
+from benchmarks.length_streams import MAX_DRAFT_LEN, SCENARIOS, TARGET_S, Costs
+from benchmarks.length_traces import RECORDED
 from flyball.policies.registry import LENGTH_POLICIES
 
 DEFAULT = "goodput"
+CAUSAL, RUNS = "causal oracle", "run oracle"
+TEXTS = {**SCENARIOS, **RECORDED}
+GROUPS = {"synthetic texts": tuple(SCENARIOS), "recorded texts": tuple(RECORDED)}
 DRAFT_SHARES = (0.02, 0.05, 0.1, 0.25)
 HOST_SHARES = (0.0, 0.1)
 # A table is for loads and the constant is a rival of its own.
@@ -46,7 +44,7 @@ def main() -> None:
     size = 4000 if arguments.quick else 20_000
     jobs = [
         (scenario, seed, DRAFT_SHARES[seed % 4], HOST_SHARES[seed // 4 % 2], size)
-        for scenario in SCENARIOS
+        for scenario in TEXTS
         for seed in seeds
     ]
     with report.progress() as bar, multiprocessing.Pool(os.cpu_count()) as pool:
@@ -55,9 +53,11 @@ def main() -> None:
         for found in pool.imap_unordered(_walk, jobs):
             rows += found
             bar.advance(task)
-    rows.sort(key=lambda row: (list(SCENARIOS).index(row["scenario"]), row["policy"], row["seed"]))
-    table = _table(rows)
-    report.print_table("rate, of the best static length in hindsight", table, tuple(table[0]))
+    rows.sort(key=lambda row: (list(TEXTS).index(row["scenario"]), row["policy"], row["seed"]))
+    for group, scenarios in GROUPS.items():
+        table = _table(rows, scenarios)
+        title = f"{group}: rate, of the best static length in hindsight"
+        report.print_table(title, table, tuple(table[0]))
     result = _summary(rows)
     report.print_summary(result)
     report.write("length", vars(arguments), rows, result, arguments.json)
@@ -66,15 +66,15 @@ def main() -> None:
 def _walk(job: Job) -> list[dict[str, Any]]:
     """Every policy on one text."""
     scenario, seed, draft_share, host_share, size = job
-    number = list(SCENARIOS).index(scenario)
-    stream = SCENARIOS[scenario](np.random.default_rng([seed, number]), size)
+    number = list(TEXTS).index(scenario)
+    stream = TEXTS[scenario](np.random.default_rng([seed, number]), size)
     costs = Costs(draft_share * TARGET_S, host_share * TARGET_S)
     statics = [walk_static(stream, costs, length) for length in range(MAX_DRAFT_LEN + 1)]
     best = max(statics, key=lambda walk: walk.rate)
-    walks = {
-        "causal oracle": walk_causal(stream, costs),
-        "run oracle": walk_runs(stream, costs),
-    }
+    walks = {RUNS: walk_runs(stream, costs)}
+    if stream.truth is not None:
+        walks[CAUSAL] = walk_causal(stream, costs)
+    causal = walks.get(CAUSAL)
     for name in LENGTH_POLICIES:
         if name not in LEFT_OUT:
             policy = {"policy": name, "max_draft_len": MAX_DRAFT_LEN}
@@ -88,7 +88,7 @@ def _walk(job: Job) -> list[dict[str, Any]]:
             "policy": name,
             "rate": walk.rate,
             "vs_static": walk.rate / best.rate,
-            "causal_vs_static": walks["causal oracle"].rate / best.rate,
+            "causal_vs_static": None if causal is None else causal.rate / best.rate,
             "rounds_to_settle": _settled(walk),
             "decision_us": 1e6 * walk.decision_s / len(walk.tokens),
         }
@@ -106,15 +106,15 @@ def _settled(walk: Walk) -> int:
     return int(near[0]) * WINDOW if len(near) else len(walk.tokens)
 
 
-def _table(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Mean ratio to the best static length, by policy and scenario."""
+def _table(rows: Sequence[dict[str, Any]], scenarios: Sequence[str]) -> list[dict[str, Any]]:
+    """Mean ratio to the best static length, by policy and scenario; None where it was not run."""
     found = []
-    for policy in dict.fromkeys(row["policy"] for row in rows):
-        mine = [row for row in rows if row["policy"] == policy]
+    for policy in dict.fromkeys(row["policy"] for row in rows if row["scenario"] in scenarios):
+        mine = [row for row in rows if row["policy"] == policy and row["scenario"] in scenarios]
         line: dict[str, Any] = {"policy": policy}
-        for scenario in SCENARIOS:
+        for scenario in scenarios:
             ratios = [row["vs_static"] for row in mine if row["scenario"] == scenario]
-            line[scenario] = float(np.mean(ratios))
+            line[scenario] = float(np.mean(ratios)) if ratios else None
         line["mean"] = float(np.mean([row["vs_static"] for row in mine]))
         line["decision_us"] = float(np.mean([row["decision_us"] for row in mine]))
         found.append(line)
@@ -122,20 +122,46 @@ def _table(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _summary(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """The default against all others, by scenario."""
-    lines = {line["policy"]: line for line in _table(rows)}
-    others = [name for name in lines if name not in (DEFAULT, "causal oracle", "run oracle")]
+    """The default against all others, by scenario, in the mean of a group's and of all."""
     result: dict[str, Any] = {}
-    for scenario in (*SCENARIOS, "mean"):
-        rival = max(others, key=lambda name: lines[name][scenario])
-        oracle, mine = lines["causal oracle"][scenario], lines[DEFAULT][scenario]
-        result[scenario] = {
-            "vs_best_static": mine,
-            "best_other": rival,
-            "vs_best_other": mine / lines[rival][scenario],
-            "gap_closed": (mine - 1.0) / (oracle - 1.0) if oracle > 1.0 else None,
-        }
+    lines = {line["policy"]: line for line in _table(rows, tuple(TEXTS))}
+    for scenario in TEXTS:
+        result[scenario] = _compare(lines, scenario, (scenario,))
+    for group, scenarios in {**GROUPS, "mean": tuple(TEXTS)}.items():
+        means = {line["policy"]: line for line in _table(rows, scenarios)}
+        result[group] = _compare(means, "mean", scenarios)
     return result
+
+
+def _compare(
+    lines: dict[str, dict[str, Any]], column: str, scenarios: Sequence[str]
+) -> dict[str, Any]:
+    """The default against the best other policy of a column, and how far it comes to oracles."""
+    others = [name for name in lines if name not in (DEFAULT, CAUSAL, RUNS)]
+    rival = max(others, key=lambda name: lines[name][column])
+    mine = lines[DEFAULT][column]
+    return {
+        "vs_best_static": mine,
+        "best_other": rival,
+        "vs_best_other": mine / lines[rival][column],
+        "gap_closed": _share_of_gap(lines, CAUSAL, scenarios),
+        "run_gap_closed": _share_of_gap(lines, RUNS, scenarios),
+    }
+
+
+def _share_of_gap(
+    lines: dict[str, dict[str, Any]], oracle: str, scenarios: Sequence[str]
+) -> float | None:
+    """Where the default stands between the best static length (0) and an oracle (1).
+
+    In the mean of the scenarios that have the oracle; None where none has, or it gains nothing.
+    """
+    known = [name for name in scenarios if lines.get(oracle, {}).get(name) is not None]
+    if not known:
+        return None
+    gain = float(np.mean([lines[oracle][name] for name in known])) - 1.0
+    mine = float(np.mean([lines[DEFAULT][name] for name in known])) - 1.0
+    return mine / gain if gain > 0.0 else None
 
 
 def _arguments() -> argparse.Namespace:

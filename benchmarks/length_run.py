@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.length_streams import Costs, Stream
+from benchmarks.length_streams import MAX_DRAFT_LEN, Costs, Stream
 from flyball.controller.contract import Cost, HostInfo, Outcomes
 from flyball.controller.governor import Governor
 from flyball.controller.policy_file import load_policy
@@ -18,7 +18,6 @@ from flyball.controller.policy_file import load_policy
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
-MAX_DRAFT_LEN = 16
 READ_EVERY = 32  # tokens
 
 
@@ -52,13 +51,22 @@ def runs_of(stream: Stream) -> Ints:
     return run[:-1]
 
 
+def _requests(stream: Stream) -> Iterator[tuple[int, int, int]]:
+    """Start, end and limit of each request."""
+    return zip((0, *stream.ends[:-1]), stream.ends, stream.limits, strict=True)
+
+
 def walk(stream: Stream, costs: Costs, draft_len: Callable[[int, int], int]) -> Walk:
-    """Rounds whose draft length is a function of position and room, the run being known after."""
+    """Rounds whose draft length is a function of position and room, the run being known after.
+
+    The room is what the host lets a draft have: one token less than the request may still get.
+    """
     run, tokens, lengths = runs_of(stream), [], []
-    for start, end in zip((0, *stream.ends), stream.ends, strict=False):
+    for start, end, limit in _requests(stream):
         position = start
         while position < end:
-            length = draft_len(position, end - position)
+            room = limit - position - 1
+            length = min(draft_len(position, room), room)
             emitted = min(min(int(run[position]), length) + 1, end - position)
             tokens.append(emitted)
             lengths.append(length)
@@ -99,8 +107,9 @@ def walk_causal(stream: Stream, costs: Costs) -> Walk:
     """The causal oracle: it knows the probability at every position up to where the draft is.
 
     It goes on while the next token, taken to be as likely as the present one, is worth its
-    seconds at its own rate (Dinkelbach's fixed point).
+    seconds at its own rate (Dinkelbach's fixed point). Only where the truth is known.
     """
+    assert stream.truth is not None
     truth = stream.truth.tolist()
     still, step = float(costs.round_s(0.0)), float(costs.round_s(1.0) - costs.round_s(0.0))
 
@@ -132,16 +141,16 @@ def walk_policy(stream: Stream, costs: Costs, policy: Mapping[str, Any]) -> Walk
     decision_s = 0.0
     confidence = stream.confidence
     row = np.zeros(1, np.intp)
-    for start, end in zip((0, *stream.ends), stream.ends, strict=False):
+    for start, end, limit in _requests(stream):
         slots = governor.admit(1)
         position = read = start
         while position < end:
             begun = time.perf_counter()
             plan = governor.plan(slots)
-            length = min(int(plan.draft_len[0]), end - position)
+            length = min(int(plan.draft_len[0]), limit - position - 1)
             if governor.wants_confidence:
                 for place in range(1, length):
-                    sure = confidence[position + place - 1 : position + place]
+                    sure = confidence[position, place - 1 : place]
                     if governor.stop(plan.step_id, row, place, sure)[0]:
                         length = place
                         break
@@ -159,8 +168,8 @@ def walk_policy(stream: Stream, costs: Costs, policy: Mapping[str, Any]) -> Walk
                 slots,
                 np.array([length], np.int32),
                 np.array([accepted], np.int32),
-                np.array([min(accepted + 1, length)], np.int32),
-                confidence[None, position : position + length],
+                np.array([min(accepted + 1, length, emitted)], np.int32),
+                confidence[None, position, :length],
             )
             draft_s = costs.draft_s * length
             verify_s = round_s - draft_s - costs.host_s

@@ -12,14 +12,17 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 Draw = np.random.Generator
 
+MAX_DRAFT_LEN = 16
 TARGET_S = 0.01  # one token through the target
 TOKEN_SHARE = 0.01  # what a further verified token adds, memory-bound
+RIVALS = 50  # tokens that share what a synthetic draft's largest probability leaves
 
 
 @dataclass(frozen=True)
@@ -43,32 +46,55 @@ class Costs:
 
 @dataclass(frozen=True)
 class Stream:
-    """A text, request after request.
+    """A text, request after request; K is `MAX_DRAFT_LEN`.
 
     Attributes:
         name: of the scenario.
         truth: (t,) probability that the draft is right at each position, given all that could be
-            known of the state before it.
+            known of the state before it; None where nobody knows it.
         match: (t,) whether it was.
-        confidence: (t,) the draft's largest probability there.
+        confidence: (t, K) the largest probability that a draft which starts at each position has
+            at its first, second and so on, also where it has left the text.
+        entropy: (t, K) of its distribution there, nats.
         ends: positions at which a request ends and the next begins; the last is t.
+        limits: position at which the host would have ended each request; beyond `ends` where the
+            request ended by itself.
     """
 
     name: str
-    truth: Floats
+    truth: Floats | None
     match: Bools
     confidence: Floats
+    entropy: Floats
     ends: tuple[int, ...]
+    limits: tuple[int, ...]
+
+
+def entropy_of(confidence: Floats) -> Floats:
+    """Entropy of a distribution with this largest probability, the rest even over `RIVALS`."""
+    rest = 1.0 - confidence
+    with np.errstate(divide="ignore", invalid="ignore"):
+        surely = -confidence * np.log(confidence) - rest * np.log(rest / RIVALS)
+    spread: Floats = np.nan_to_num(surely, nan=0.0)  # 0 log 0
+    return spread
 
 
 def _stream(
     name: str, rng: Draw, truth: Floats, confidence: Floats | None = None, request_len: int = 400
 ) -> Stream:
+    """A draft that runs on behind a miss is as sure as one that starts there."""
     size = len(truth)
     if confidence is None:  # says nothing
         confidence = rng.beta(8.0, 2.0, size)
     ends = (*range(request_len, size, request_len), size)
-    return Stream(name, truth, rng.random(size) < truth, confidence, ends)
+    match = rng.random(size) < truth
+    sure, spread = _ahead(confidence), _ahead(entropy_of(confidence))
+    return Stream(name, truth, match, sure, spread, ends, ends)
+
+
+def _ahead(values: Floats) -> Floats:
+    """What follows each position (t,), itself included (t, MAX_DRAFT_LEN)."""
+    return sliding_window_view(np.pad(values, (0, MAX_DRAFT_LEN - 1), "edge"), MAX_DRAFT_LEN)
 
 
 def stationary(rng: Draw, size: int) -> Stream:

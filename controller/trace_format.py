@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from operator import attrgetter
 from pathlib import Path
@@ -10,14 +10,13 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import DTypeLike, NDArray
 
-from flyball.controller.errors import TraceError
+from flyball.controller import segment_file
 
 VERSION = "1"
 VERSION_KEY = b"flyball_trace_version"
-SUFFIX = ".parquet"
+SUFFIX = segment_file.SUFFIX
 
 _NAME = pa.dictionary(pa.int32(), pa.string())
 SCHEMA = pa.schema(
@@ -175,26 +174,23 @@ def _confidence(
     return pa.ListArray.from_arrays(pa.array(offsets), pa.array(kept), mask=pa.array(missing))
 
 
+_KIND = segment_file.SegmentKind(
+    name="trace",
+    version_key=VERSION_KEY,
+    version=VERSION,
+    schema=SCHEMA,
+    which_folder="give the folder that trace.dir names in the policy file",
+    when_written="an engine writes the first after half a minute, or when it closes",
+)
+
+
 def segments(directory: str | Path) -> list[Path]:
     """The complete segments of a trace in order of time.
 
     Raises:
         TraceError: the folder does not exist, is none, or holds no segment.
     """
-    directory = Path(directory)
-    if not directory.is_dir():
-        problem = "it is no folder" if directory.exists() else "it does not exist"
-        raise TraceError(
-            f"{directory}: expected a folder with a trace, but {problem}; "
-            "give the folder that trace.dir names in the policy file"
-        )
-    found = sorted(directory.glob(f"*{SUFFIX}"))
-    if not found:
-        raise TraceError(
-            f"{directory}: expected trace segments (*{SUFFIX}), but found none; "
-            "an engine writes the first after half a minute, or when it closes"
-        )
-    return found
+    return segment_file.segments(directory, _KIND)
 
 
 def read_trace(directory: str | Path, columns: list[str] | None = None) -> pa.Table:
@@ -207,40 +203,6 @@ def read_trace(directory: str | Path, columns: list[str] | None = None) -> pa.Ta
     Raises:
         TraceError: one line that says what was expected, what came and what to do.
     """
-    tables = [_read_segment(path, columns) for path in segments(directory)]
+    paths = segments(directory)
+    tables = [segment_file.read_segment(path, _KIND, columns) for path in paths]
     return pa.concat_tables(tables).unify_dictionaries()
-
-
-def _read_segment(path: Path, columns: list[str] | None) -> pa.Table:
-    def attempt(read: Callable[[], Any]) -> Any:
-        try:
-            return read()
-        except (OSError, pa.ArrowException) as error:
-            reason = " ".join(str(error).split())
-            raise TraceError(
-                f"{path}: cannot read the segment: {reason}; move the file out of the trace"
-            ) from error
-
-    with attempt(lambda: pq.ParquetFile(path)) as file:
-        _check(path, file.schema_arrow)
-        return attempt(lambda: file.read(columns))
-
-
-def _check(path: Path, schema: pa.Schema) -> None:
-    version = (schema.metadata or {}).get(VERSION_KEY, b"").decode(errors="replace")
-    if not version:
-        raise TraceError(
-            f"{path}: expected a trace segment, but it is another Parquet file; "
-            "move it out of the trace"
-        )
-    if version != VERSION:
-        raise TraceError(
-            f"{path}: expected trace version {VERSION}, but got {version}; "
-            "read it with the Flyball version that recorded it"
-        )
-    if not schema.equals(SCHEMA):
-        odd = sorted({str(field) for field in schema} ^ {str(field) for field in SCHEMA})
-        raise TraceError(
-            f"{path}: expected the columns of trace version {VERSION}, but these differ: "
-            f"{', '.join(odd) or 'their order'}; move the file out of the trace"
-        )
