@@ -30,7 +30,9 @@ class Host:
     ) -> None:
         section = length or {"policy": "goodput", "max_draft_len": LIMIT}
         self.governor = Governor(
-            load_policy({"version": 1, "length": section}), HostInfo("test", drafts=drafts, **host)
+            load_policy({"version": 1, "length": section}),
+            HostInfo("test", drafts=drafts, **host),
+            clock=lambda: 0.0,  # time here is simulated
         )
         self.drafts, self.step_s, self.strong = drafts, step_s, strong
         self.acceptance = np.array(acceptance)  # by draft; of an offer meaningless

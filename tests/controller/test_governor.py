@@ -13,7 +13,9 @@ VERIFY_S, DRAFT_S = 3.5e-3, 0.5e-3
 
 def make(name: str = "goodput", **host: Any) -> Governor:
     return Governor(
-        load_policy({"version": 1, "length": length_section(name)}), HostInfo("test", **host)
+        load_policy({"version": 1, "length": length_section(name)}),
+        HostInfo("test", **host),
+        clock=lambda: 0.0,  # time here is simulated
     )
 
 

@@ -66,7 +66,8 @@ def test_the_governor_learns_what_it_learns_from_one_after_the_other(policy: str
     lengths = {"policy": policy, "max_draft_len": LIMIT}
     host = HostInfo("test", LIMIT, padded=False, mid_draft_stop=False, feedback_delay=8)
     single, many = (
-        Governor(load_policy({"version": 1, "length": lengths}), host) for _ in range(2)
+        Governor(load_policy({"version": 1, "length": lengths}), host, lambda: 0.0)
+        for _ in range(2)
     )
     rng = np.random.default_rng(1)
     for governor in (single, many):
