@@ -137,6 +137,15 @@ def test_slots_are_reused_and_released_once() -> None:
     assert sorted(governor.admit(3).tolist()) == [0, 1, 5]
 
 
+def test_a_slot_released_twice_at_once_goes_to_one_request_and_unknown_ones_to_none() -> None:
+    governor = make()
+    slots = governor.admit(16)
+    governor.release(np.array([2, 2, -1, 99, 2], np.int32))
+    assert governor.admit(3).tolist() == [2, 16, 17]
+    governor.release(slots)
+    assert sorted(governor.admit(16).tolist()) == slots.tolist()
+
+
 def test_memory_does_not_grow_with_history() -> None:
     governor = make()
     for _ in range(300):
