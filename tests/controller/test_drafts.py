@@ -179,6 +179,13 @@ def test_offers_alone_are_used_where_they_pay(padded: bool) -> None:
     assert not host.governor.faults
 
 
+def test_offers_alone_are_used_once_a_round_was_measured() -> None:
+    host = Host((LOOKUP,), [], [], 2, strong=1.0)
+    lengths = np.array([host.round()[0] for _ in range(6)])
+    assert not lengths[0].any()
+    assert lengths[1:].any(axis=1).all()
+
+
 def test_equal_lengths_are_kept_with_offers_where_the_host_needs_them() -> None:
     length = {"policy": "static", "draft_len": 8}
     host = Host((LOOKUP, MODEL), [0.0, 0.8], [0.0, 3e-4], 3, ragged_ok=False, length=length)
