@@ -196,7 +196,10 @@ class Beliefs:
         self, slots: Ints, prospect: _Prospect, offers: Sequence[Offer]
     ) -> WaysWithOffers:
         self._guard.at_work = "acceptance"
-        limits = [np.minimum(offer.draft_len, self._max_draft_len) for offer in offers]
+        limits = [
+            np.minimum(offer.draft_len, self._max_draft_len).astype(np.int32, copy=False)
+            for offer in offers
+        ]
         survival = [
             self._offers[offer.draft].survival(slots, limit, offer.strength)
             for offer, limit in zip(offers, limits, strict=True)
