@@ -89,6 +89,7 @@ class Journal:
         else:
             width = min(self._width, confidence.shape[1])
             self._confidence[start:stop, :width] = confidence[:, :width]
+            self._confidence[start:stop, width:] = _NOT_GIVEN  # not what stood there before
         self.num_rows = stop
         self.num_rounds += num_rounds
 
