@@ -96,7 +96,7 @@ class Guard:
             check_outcomes(outcomes)
             current = pool.current(outcomes.slots, plans())
             counts = (outcomes.proposed, outcomes.accepted, outcomes.observed)
-            sound = sound_rows(outcomes.slots, *counts, pool.num_slots, limit)
+            sound = sound_rows(outcomes.slots, *counts, limit)
             keep: Bools = current & sound
         except _MALFORMED as error:
             self.count("outcomes", repr(error))
@@ -133,7 +133,7 @@ class Guard:
         try:
             check_alike(slots, offer.draft_len, offer.strength, num_matched, num_compared)
             counts = (num_compared, num_matched, num_compared)
-            keep = sound_rows(slots, *counts, num_slots, limit)
+            keep = sound_rows(slots, *counts, limit) & (slots < num_slots)
             keep &= (offer.strength >= 0) & (offer.strength < NUM_STRENGTHS)
         except _MALFORMED as error:
             self.count("offers", repr(error))
@@ -214,14 +214,12 @@ def check_outcomes(outcomes: Outcomes) -> None:
         raise BadAnswerError(f"expected {num_rows} rows of floats, but got {confidence!r:.80}")
 
 
-def sound_rows(
-    slots: Ints, proposed: Ints, accepted: Ints, observed: Ints, num_slots: int, limit: int
-) -> Bools:
+def sound_rows(slots: Ints, proposed: Ints, accepted: Ints, observed: Ints, limit: int) -> Bools:
     """Rows (n,) whose counts can be true: no more accepted than proposed, and so on."""
     # The sign bit of the union is set where any of these is negative.
     signs = accepted | observed | (proposed - accepted) | (proposed - observed)
     signs |= (limit - proposed) | (accepted + 1 - observed)
-    result: Bools = (signs | slots | (num_slots - 1 - slots)) >= 0
+    result: Bools = (signs | slots) >= 0
     return result
 
 

@@ -67,9 +67,6 @@ class SlotPool:
     def current(
         self, slots: NDArray[np.int32], step_id: int | NDArray[np.int64]
     ) -> NDArray[np.bool_]:
-        """Which slots (n,) belong to the same request since before a step, or steps (n,).
-
-        Slots that there are not count as the nearest.
-        """
-        result: NDArray[np.bool_] = self._since.values.take(slots, mode="clip") < step_id
+        """Which slots (n,) belong to the same request since before a step, or steps (n,)."""
+        result: NDArray[np.bool_] = self._since.values[slots] < step_id
         return result
