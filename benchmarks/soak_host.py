@@ -103,6 +103,8 @@ class WildHost:
         if len(faults) > self._num_kinds:
             self._num_kinds = len(faults)
             expect(set(faults) <= self._explained, f"faults among {self._explained}", faults)
+        benched = self.governor._guard.benched(self.governor.num_steps + 1)
+        expect(not benched, "a policy that goes on, whatever the host says", faults)
         return answer
 
     def _some(self) -> Ints:
