@@ -227,14 +227,14 @@ class WildHost:
             self._feedback.outcomes(plan.step_id, slots, plan.draft_len, plan.draft)
             for plan, slots in plans
         ]
-        names = ("slots", "proposed", "accepted", "observed")
-        joined = Outcomes(
-            rounds[0].step_id,
-            *(np.concatenate([getattr(rows, name) for rows in rounds]) for name in names),
-            draft=None
-            if rounds[0].draft is None
-            else np.concatenate([plan.draft for plan, _ in plans]),
-        )
+        counts = [
+            np.concatenate([getattr(rows, name) for rows in rounds])
+            for name in ("slots", "proposed", "accepted", "observed")
+        ]
+        draft = np.concatenate([plan.draft for plan, _ in plans])
+        joined = Outcomes(rounds[0].step_id, *counts)
+        if rounds[0].draft is not None:
+            joined = replace(joined, draft=draft)
         if self._bad("outcomes", "confidence"):
             joined = self._feedback.spoilt(joined)
         history = History(
