@@ -54,7 +54,7 @@ def main() -> None:
         "peak_mb": max(run["peak_mb"] for run in runs),
     }
     report.print_summary(summary)
-    found = {**summary, "failures": failures}
+    found = {**summary, "failed": failures}
     report.write("soak", vars(options), rows, found, options.json, ("numpy",))
     for failure in failures:
         print(failure, file=sys.stderr)
