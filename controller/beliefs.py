@@ -196,7 +196,10 @@ class Beliefs:
         self, slots: Ints, prospect: _Prospect, offers: Sequence[Offer]
     ) -> WaysWithOffers:
         self._guard.at_work = "acceptance"
-        limits = [np.minimum(offer.draft_len, self._max_draft_len) for offer in offers]
+        limits = [
+            np.minimum(offer.draft_len, self._max_draft_len).astype(np.int32, copy=False)
+            for offer in offers
+        ]
         survival = [
             self._offers[offer.draft].survival(slots, limit, offer.strength)
             for offer, limit in zip(offers, limits, strict=True)
@@ -304,7 +307,9 @@ class Beliefs:
         probing = look is not None and look.view.probe_len is not None
         if probing and look is not None:
             self._cost.probed(cost.batch_size, look.way)
-        if probing or self._num_unused >= 2 * _COST_ROUNDS:
+        # Where nothing steps, nothing is probed: the first cost is news all the same.
+        first = self._costs is not None and not self._costs.measured
+        if probing or first or self._num_unused >= 2 * _COST_ROUNDS:
             self._prospect = self._costs = None
         if look is None or look.quoted is None or probing or accepted is None:
             return

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,6 +10,10 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int32]
 Bools = NDArray[np.bool_]
+
+# No step is shorter, longer or has more; their squares are still ordinary numbers.
+_LEAST_S, _MOST_S = 1e-9, 1e9
+_MOST_TOKENS = 2**31
 
 
 @dataclass(frozen=True)
@@ -156,11 +159,11 @@ class Cost:
     def sound(self) -> bool:
         """Whether these can be seconds and counts of a step."""
         return (
-            0.0 < self.step_s < math.inf
-            and (self.draft_s is None or 0.0 <= self.draft_s < math.inf)
-            and (self.verify_s is None or 0.0 <= self.verify_s < math.inf)
-            and 0 <= self.num_draft_steps < math.inf
-            and self.batch_size >= 1
-            and 1 <= self.verify_len < math.inf
-            and 0 <= self.num_prefill < math.inf
+            _LEAST_S <= self.step_s <= _MOST_S
+            and (self.draft_s is None or 0.0 <= self.draft_s <= _MOST_S)
+            and (self.verify_s is None or 0.0 <= self.verify_s <= _MOST_S)
+            and 0 <= self.num_draft_steps <= _MOST_TOKENS
+            and 1 <= self.batch_size <= _MOST_TOKENS
+            and 1 <= self.verify_len <= _MOST_TOKENS
+            and 0 <= self.num_prefill <= _MOST_TOKENS
         )

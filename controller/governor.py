@@ -14,6 +14,7 @@ from flyball.controller.guard import (
     SLOW_DECISION_S,
     BadAnswerError,
     Guard,
+    Plans,
     check_draft,
     check_lengths,
     check_stops,
@@ -226,7 +227,7 @@ class Governor:
     def observe(self, outcomes: Outcomes, cost: Cost | None = None) -> None:
         """Learn from a step; may be called late, or never, or with rows missing."""
         try:
-            keep = self._sound(outcomes, outcomes.step_id)
+            keep = self._sound(outcomes, lambda: outcomes.step_id)
             rows = None
             if keep is not None:
                 rows = outcomes if keep.all() else outcomes.only(keep)
@@ -242,7 +243,7 @@ class Governor:
     def observe_many(self, history: History) -> None:
         """Learn from several rounds at once; cheaper than one after the other."""
         try:
-            keep = self._sound(history.outcomes, history.plans())
+            keep = self._sound(history.outcomes, history.plans)
             if keep is not None:
                 if not keep.all():
                     history = history.only(keep)
@@ -262,10 +263,9 @@ class Governor:
             self._guard.at_work = "trace"
             self._recording.add(rows, cost, self._steps.find(rows.step_id))
 
-    def _sound(self, outcomes: Outcomes, step_id: int | NDArray[np.int64]) -> Bools | None:
+    def _sound(self, outcomes: Outcomes, plans: Callable[[], Plans]) -> Bools | None:
         self._guard.at_work = "outcomes"
-        current = self._pool.current(outcomes.slots, step_id)
-        return self._guard.sound_outcomes(outcomes, current, self.max_draft_len)
+        return self._guard.sound_outcomes(outcomes, plans, self._pool, self.max_draft_len)
 
     def _teach(self, rows: Outcomes) -> None:
         policy = self._seat.policy
@@ -306,7 +306,8 @@ class Governor:
             draft: which one, of those that step.
         """
         check_draft(self._host, draft, steps=True)
-        if match.size == 0:
+        num_slots = self._pool.num_slots
+        if not self._guard.sound_reading(slots, match, num_slots) or match.size == 0:
             return
         try:
             self._beliefs.read(slots, match, draft)
@@ -324,7 +325,7 @@ class Governor:
         """
         check_draft(self._host, offer.draft, steps=False)
         sound = self._guard.sound_comparison(
-            slots, offer, num_matched, num_compared, self.max_draft_len
+            slots, offer, num_matched, num_compared, self._pool.num_slots, self.max_draft_len
         )
         if sound is None:
             return

@@ -8,7 +8,7 @@ counted, and the first of a kind is logged.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,13 +16,19 @@ from numpy.typing import NDArray
 from flyball.controller.contract import HostInfo, Offer, Outcomes
 from flyball.controller.errors import HostError
 from flyball.estimators.drafts import NUM_STRENGTHS
+from flyball.estimators.slots import SlotPool
 
+Floats = NDArray[np.float64]
 Ints = NDArray[np.int32]
 Bools = NDArray[np.bool_]
+Plans = int | NDArray[np.int64]
 
 FIRST_PAUSE = 16  # rounds
 LONGEST_PAUSE = 4096  # rounds
 SLOW_DECISION_S = 0.02  # a decision below this is never an overrun
+
+# What arrays that are none, or do not fit each other, raise.
+_MALFORMED = (AttributeError, IndexError, TypeError, ValueError)
 
 logger = logging.getLogger(__name__)
 
@@ -75,33 +81,61 @@ class Guard:
                 sound.append(checked)
         return sound
 
-    def sound_outcomes(self, outcomes: Outcomes, current: Bools, limit: int) -> Bools | None:
+    def sound_outcomes(
+        self, outcomes: Outcomes, plans: Callable[[], Plans], pool: SlotPool, limit: int
+    ) -> Bools | None:
         """Which rows are current and can be true; None where nothing can be made of them.
 
         Args:
             outcomes: of some rounds (n,).
-            current: (n,) rows whose requests are still in their slots.
+            plans: the step that planned them, or the steps (n,).
+            pool: of the slots that are taken.
             limit: largest draft length.
         """
         try:
-            sound = sound_rows(outcomes.proposed, outcomes.accepted, outcomes.observed, limit)
+            check_outcomes(outcomes)
+            current = pool.current(outcomes.slots, plans())
+            counts = (outcomes.proposed, outcomes.accepted, outcomes.observed)
+            sound = sound_rows(outcomes.slots, *counts, limit)
             keep: Bools = current & sound
-        except (TypeError, ValueError) as error:
+        except _MALFORMED as error:
             self.count("outcomes", repr(error))
             return None
-        if np.count_nonzero(keep) < np.count_nonzero(current):
-            num_bad = int(np.count_nonzero(current & ~sound))
-            self.count("outcomes", "counts that cannot be true", num_bad)
+        if not keep.all():
+            unknown = (outcomes.slots < 0) | (outcomes.slots >= pool.num_slots)
+            num_bad = int(np.count_nonzero(unknown | (current & ~sound)))
+            if num_bad:
+                self.count("outcomes", "slots or counts that cannot be true", num_bad)
         return keep
 
+    def sound_reading(self, slots: Ints, match: Floats, num_slots: int) -> bool:
+        """Whether a reading can be one: a row for each request, of requests that there are."""
+        try:
+            check_alike(slots)
+            fits = match.dtype.kind in "fb" and match.ndim == 2 and len(match) == len(slots)
+            sound = fits and bool(((slots >= 0) & (slots < num_slots)).all())
+        except _MALFORMED:
+            sound = False
+        if not sound:
+            self.count("match", "expected a row of probabilities for each of some requests")
+        return sound
+
     def sound_comparison(
-        self, slots: Ints, offer: Offer, num_matched: Ints, num_compared: Ints, limit: int
+        self,
+        slots: Ints,
+        offer: Offer,
+        num_matched: Ints,
+        num_compared: Ints,
+        num_slots: int,
+        limit: int,
     ) -> tuple[Ints, Offer, Ints, Ints] | None:
         """The rows of a comparison that can be true; None where nothing can be made of it."""
         try:
-            keep = sound_rows(num_compared, num_matched, num_compared, limit)
+            check_alike(slots, offer.draft_len, offer.strength, num_matched, num_compared)
+            counts = (num_compared, num_matched, num_compared)
+            keep = sound_rows(slots, *counts, limit) & (slots < num_slots)
             keep &= (offer.strength >= 0) & (offer.strength < NUM_STRENGTHS)
-        except (TypeError, ValueError) as error:
+        except _MALFORMED as error:
             self.count("offers", repr(error))
             return None
         if not keep.all():
@@ -151,25 +185,52 @@ def check_stops(ends: object, num_rows: int) -> Bools:
     raise BadAnswerError(f"expected {num_rows} booleans, but got {ends!r:.80}")
 
 
-def sound_rows(proposed: Ints, accepted: Ints, observed: Ints, limit: int) -> Bools:
-    """Rows (n,) whose counts can be true: no more accepted than proposed, and so on.
+def check_alike(*arrays: Ints) -> None:
+    """Refuse what is not one signed integer a row.
 
     Raises:
-        BadAnswerError: they are no signed integers.
+        BadAnswerError: in one line.
     """
+    for array in arrays:
+        if array.dtype.kind != "i" or array.ndim != 1 or len(array) != len(arrays[0]):
+            raise BadAnswerError(f"expected one signed integer a row, but got {array!r:.80}")
+
+
+def check_outcomes(outcomes: Outcomes) -> None:
+    """Refuse outcomes whose arrays do not fit each other.
+
+    Raises:
+        BadAnswerError: in one line.
+    """
+    check_alike(outcomes.slots, outcomes.proposed, outcomes.accepted, outcomes.observed)
+    if outcomes.draft is not None:
+        check_alike(outcomes.slots, outcomes.draft)
+    num_rows, exhausted, confidence = len(outcomes.slots), outcomes.exhausted, outcomes.confidence
+    if exhausted is not None and (exhausted.dtype != np.bool_ or exhausted.shape != (num_rows,)):
+        raise BadAnswerError(f"expected {num_rows} booleans, but got {exhausted!r:.80}")
+    if confidence is None:
+        return
+    if confidence.dtype.kind != "f" or confidence.ndim != 2 or len(confidence) != num_rows:
+        raise BadAnswerError(f"expected {num_rows} rows of floats, but got {confidence!r:.80}")
+
+
+def sound_rows(slots: Ints, proposed: Ints, accepted: Ints, observed: Ints, limit: int) -> Bools:
+    """Rows (n,) whose counts can be true: no more accepted than proposed, and so on."""
     # The sign bit of the union is set where any of these is negative.
     signs = accepted | observed | (proposed - accepted) | (proposed - observed)
     signs |= (limit - proposed) | (accepted + 1 - observed)
-    if signs.dtype.kind != "i":
-        raise BadAnswerError(f"expected signed integers, but got {signs.dtype}")
-    result: Bools = signs >= 0
+    result: Bools = (signs | slots) >= 0
     return result
 
 
 def sound_offer(offer: Offer, num_requests: int) -> Offer | None:
     """The offer without rows that make no sense; None where nothing can be made of it."""
     draft_len, strength = offer.draft_len, offer.strength
-    if not draft_len.shape == strength.shape == (num_requests,):
+    try:
+        check_alike(draft_len, strength)
+    except _MALFORMED:
+        return None
+    if len(draft_len) != num_requests:
         return None
     bad = (draft_len | strength | (NUM_STRENGTHS - 1 - strength)) < 0
     if not np.count_nonzero(bad):

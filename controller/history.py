@@ -28,8 +28,17 @@ class History:
     costs: Sequence[Cost | None]
 
     def plans(self) -> NDArray[np.int64]:
-        """The step id of each row (n,)."""
-        return np.repeat(np.asarray(self.step_ids, np.int64), self.num_rows)
+        """The step id of each row (n,).
+
+        Raises:
+            ValueError: steps, rows and costs do not fit each other.
+        """
+        plans = np.repeat(np.asarray(self.step_ids, np.int64), self.num_rows)
+        if not len(self.step_ids) == len(self.num_rows) == len(self.costs):
+            raise ValueError(f"expected {len(self.step_ids)} rounds, but got {self.num_rows}")
+        if len(plans) != len(self.outcomes.slots):
+            raise ValueError(f"expected {len(plans)} rows, but got {len(self.outcomes.slots)}")
+        return plans
 
     def only(self, keep: Bools) -> History:
         """The rows (n,) that are to be kept."""

@@ -7,6 +7,7 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
+from flyball.estimators.drift import DriftDetector
 from flyball.estimators.slots import SlotArray
 
 Floats = NDArray[np.float64]
@@ -47,7 +48,8 @@ class AcceptanceEstimator:
     Clayton 1978 for the frailty). A rejected token counts the expected exposure until its
     rejection, 1 / r - 1 / (e^r - 1) with r = f * H, the E-step of an EM algorithm. All counts
     are discounted, so that both follow drift; only observed positions may be given, which is
-    what makes censoring harmless.
+    what makes censoring harmless. Where rejections come to differ from what was expected of the
+    requests (`DriftDetector`), the shared counts lose what the detector's window loses.
 
     Args:
         prior: (cells,) cumulative hazards believed in before any outcome. What is seen first
@@ -56,6 +58,8 @@ class AcceptanceEstimator:
             fits domains whose acceptance per token ranges from 0.4 to 0.95.
         memory: observed rounds after which a shared count has lost 1 - 1/e of its weight.
         request_memory: the same for a request's own record.
+        drift: most updates of an unchanging world that shorten the shared memory; 0 for a memory
+            that only `forget` shortens.
     """
 
     def __init__(
@@ -64,6 +68,7 @@ class AcceptanceEstimator:
         shape: float = 2.0,
         memory: float = 400.0,
         request_memory: float = 40.0,
+        drift: float = 0.05,
     ) -> None:
         self._prior = prior
         self._shape = shape
@@ -74,6 +79,7 @@ class AcceptanceEstimator:
         self._request_rejections = SlotArray(0.0)
         self._request_exposure = SlotArray(0.0)
         self._frailty = SlotArray(1.0)
+        self._drift = DriftDetector(drift) if drift > 0.0 else None
         self.hazard = prior.copy()
 
     def admit(self, slots: Slots) -> None:
@@ -93,7 +99,7 @@ class AcceptanceEstimator:
 
     def update(
         self, slots: Slots, cells: Cells, rejected: Floats, seen: Slots, num_rounds: int = 1
-    ) -> None:
+    ) -> float:
         """Learn from the observed tokens of one or several rounds.
 
         Args:
@@ -103,16 +109,20 @@ class AcceptanceEstimator:
                 probability that it would have rejected it.
             seen: (r,) the request of each record, once for each round that it was observed in.
             num_rounds: rounds that the tokens come from.
+
+        Returns:
+            Share of the shared counts that these tokens left standing.
         """
         if len(slots) == 0:
-            return
+            return 1.0
         frailty, hazard = self._frailty.values[slots], self.hazard[cells]
         weight = np.ones(len(slots))
         missed = np.flatnonzero(rejected)
         rate = np.minimum(np.maximum(frailty[missed] * hazard[missed], 1e-6), 100.0)
         weight[missed] -= rejected[missed] * (1.0 - (1.0 / rate - 1.0 / np.expm1(rate)))
         num_cells, num_slots = len(self.hazard), len(self._frailty.values)
-        keep = self._keep**num_rounds
+        lasting = self._lasting(rejected, frailty * hazard)
+        keep = lasting * self._keep**num_rounds
         self._rejections *= keep
         self._rejections += np.bincount(cells, rejected, num_cells)
         self._exposure *= keep
@@ -132,3 +142,25 @@ class AcceptanceEstimator:
         # The prior, scaled to what all cells saw, weighs as much as 4 tokens in each of them.
         scale = (2.0 + self._rejections.sum()) / (2.0 + self._prior @ self._exposure)
         self.hazard = (4.0 * scale * self._prior + self._rejections) / (4.0 + self._exposure)
+        return lasting
+
+    def forget(self, lasting: float) -> None:
+        """Keep a share of the shared counts: what they were learned from has changed."""
+        self._rejections *= lasting
+        self._exposure *= lasting
+
+    def _lasting(self, rejected: Floats, rate: Floats) -> float:
+        """Share of the shared counts that what is seen now leaves standing.
+
+        Args:
+            rejected: (t,) as in `update`.
+            rate: (t,) expected hazard of each token.
+        """
+        if self._drift is None:
+            return 1.0
+        residuals = (rejected + np.exp(-rate)) / 2.0  # shifted into [0, 1]
+        cut = self._drift.update(residuals)
+        if len(cut.streams) == 0:
+            return 1.0
+        kept = cut.num_kept[0] - len(residuals)  # these are not in the counts yet
+        return float(kept / (kept + cut.num_dropped[0]))

@@ -40,7 +40,7 @@ def marginal_seconds(round_s: Floats) -> Floats:
     return result
 
 
-@functools.cache
+@functools.lru_cache(maxsize=1024)
 def size_bucket(batch_size: int) -> int:
     """Batch sizes that share what was measured: the power of two that is nearest."""
     return round(math.log2(batch_size)) if batch_size > 1 else 0

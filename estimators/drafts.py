@@ -89,6 +89,7 @@ class Journal:
         else:
             width = min(self._width, confidence.shape[1])
             self._confidence[start:stop, :width] = confidence[:, :width]
+            self._confidence[start:stop, width:] = _NOT_GIVEN  # not what stood there before
         self.num_rows = stop
         self.num_rounds += num_rounds
 
@@ -124,8 +125,11 @@ class SteppingDraft:
     def __init__(self, max_draft_len: int) -> None:
         self._last = max_draft_len - 1
         self._by_position = AcceptanceEstimator(np.full(max_draft_len, FLAT_PRIOR))
-        self._by_confidence = AcceptanceEstimator(CONFIDENCE_PRIOR)
-        self._after_confidence = AcceptanceEstimator((CONFIDENCE_PRIOR + FLAT_PRIOR) / 2)
+        # One look for changes does for all: positions are seen even where nothing is drafted.
+        self._by_confidence = AcceptanceEstimator(CONFIDENCE_PRIOR, drift=0.0)
+        self._after_confidence = AcceptanceEstimator(
+            (CONFIDENCE_PRIOR + FLAT_PRIOR) / 2, drift=0.0
+        )
         self._match_run = SlotArray(0, np.int64)  # tokens matched since the last miss
         self._journal = Journal(max_draft_len)
         self._readings: list[tuple[Ints, NDArray[np.intp], Floats]] = []
@@ -228,9 +232,12 @@ class SteppingDraft:
         readings = [(owner, tokens.position, tokens.rejected), *self._readings]
         read_owner, cells, rejected = map(np.concatenate, zip(*readings, strict=True))
         read_seen = np.concatenate([seen, read_owner[len(owner) :]])
-        self._by_position.update(
+        lasting = self._by_position.update(
             read_owner, cells, rejected, read_seen, num_rounds + self._num_read
         )
+        if lasting < 1.0:
+            self._by_confidence.forget(lasting)
+            self._after_confidence.forget(lasting)
         self._readings.clear()
         self._num_read = 0
 

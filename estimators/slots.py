@@ -57,10 +57,12 @@ class SlotPool:
         return slots
 
     def give_back(self, slots: NDArray[np.int32]) -> None:
-        """Free slots; those that are free already stay so."""
-        live = slots[np.isfinite(self._since.values[slots])]
+        """Free slots; those that are free already, or were never taken, stay so."""
+        known = slots[(slots >= 0) & (slots < self.num_slots)]
+        taken = known[np.isfinite(self._since.values[known])]
+        live = list(dict.fromkeys(taken.tolist()))  # each once
         self._since.values[live] = np.inf
-        self._free.extend(live.tolist())
+        self._free.extend(live)
 
     def current(
         self, slots: NDArray[np.int32], step_id: int | NDArray[np.int64]

@@ -114,7 +114,7 @@ class StepCostEstimator:
             size_bucket(batch_size),
             round(verify_len),
             num_draft_steps,
-            num_prefill.bit_length(),
+            int(num_prefill).bit_length(),
         )
         load = [batch_size, batch_size * verify_len, num_prefill, num_draft_steps]
         kind = self._kinds.pop(key, None)

@@ -30,7 +30,9 @@ class Host:
     ) -> None:
         section = length or {"policy": "goodput", "max_draft_len": LIMIT}
         self.governor = Governor(
-            load_policy({"version": 1, "length": section}), HostInfo("test", drafts=drafts, **host)
+            load_policy({"version": 1, "length": section}),
+            HostInfo("test", drafts=drafts, **host),
+            clock=lambda: 0.0,  # time here is simulated
         )
         self.drafts, self.step_s, self.strong = drafts, step_s, strong
         self.acceptance = np.array(acceptance)  # by draft; of an offer meaningless
@@ -175,6 +177,13 @@ def test_offers_alone_are_used_where_they_pay(padded: bool) -> None:
     k, _, strength = host.rounds(100)
     assert k[strength == 7].mean() > 4
     assert not host.governor.faults
+
+
+def test_offers_alone_are_used_once_a_round_was_measured() -> None:
+    host = Host((LOOKUP,), [], [], 2, strong=1.0)
+    lengths = np.array([host.round()[0] for _ in range(6)])
+    assert not lengths[0].any()
+    assert lengths[1:].any(axis=1).all()
 
 
 def test_equal_lengths_are_kept_with_offers_where_the_host_needs_them() -> None:

@@ -13,7 +13,9 @@ VERIFY_S, DRAFT_S = 3.5e-3, 0.5e-3
 
 def make(name: str = "goodput", **host: Any) -> Governor:
     return Governor(
-        load_policy({"version": 1, "length": length_section(name)}), HostInfo("test", **host)
+        load_policy({"version": 1, "length": length_section(name)}),
+        HostInfo("test", **host),
+        clock=lambda: 0.0,  # time here is simulated
     )
 
 
@@ -133,6 +135,15 @@ def test_slots_are_reused_and_released_once() -> None:
     governor.release(slots[:2])
     governor.release(slots[:2])
     assert sorted(governor.admit(3).tolist()) == [0, 1, 5]
+
+
+def test_a_slot_released_twice_at_once_goes_to_one_request_and_unknown_ones_to_none() -> None:
+    governor = make()
+    slots = governor.admit(16)
+    governor.release(np.array([2, 2, -1, 99, 2], np.int32))
+    assert governor.admit(3).tolist() == [2, 16, 17]
+    governor.release(slots)
+    assert sorted(governor.admit(16).tolist()) == slots.tolist()
 
 
 def test_memory_does_not_grow_with_history() -> None:

@@ -1,6 +1,8 @@
 """Several rounds handed in at once."""
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -66,7 +68,8 @@ def test_the_governor_learns_what_it_learns_from_one_after_the_other(policy: str
     lengths = {"policy": policy, "max_draft_len": LIMIT}
     host = HostInfo("test", LIMIT, padded=False, mid_draft_stop=False, feedback_delay=8)
     single, many = (
-        Governor(load_policy({"version": 1, "length": lengths}), host) for _ in range(2)
+        Governor(load_policy({"version": 1, "length": lengths}), host, lambda: 0.0)
+        for _ in range(2)
     )
     rng = np.random.default_rng(1)
     for governor in (single, many):
@@ -84,6 +87,29 @@ def test_the_governor_learns_what_it_learns_from_one_after_the_other(policy: str
         nothing = rounds[0].only(slice(0, 0))
         many.observe_many(joined([nothing], [plan_cost]))
     assert single.faults == many.faults == {"outcomes": 30}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"step_ids": [1, 1]},
+        {"num_rows": [2, 2]},
+        {"num_rows": [2, 2, 3]},
+        {"num_rows": [2, 5, -1]},
+        {"costs": []},
+    ],
+)
+def test_rounds_that_do_not_fit_are_dropped_and_no_policy_is_blamed(
+    changes: dict[str, Any],
+) -> None:
+    file = load_policy({"version": 1, "length": {"policy": "heuristic"}})
+    governor = Governor(file, HostInfo("test", LIMIT), lambda: 0.0)
+    rng = np.random.default_rng(3)
+    slots = governor.admit(2)
+    rounds = [one_round(rng, governor.plan(slots).step_id, slots) for _ in range(3)]
+    governor.observe_many(replace(joined(rounds), **changes))
+    assert governor.faults == {"outcomes": 1}
+    assert governor.plan(slots).draft_len.any()  # not benched
 
 
 def test_a_trace_has_every_round_with_its_seconds_and_the_policy_that_planned(

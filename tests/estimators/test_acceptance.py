@@ -51,6 +51,29 @@ def test_what_was_not_observed_changes_nothing() -> None:
     np.testing.assert_allclose(acceptance(estimator, slots, np.arange(4)), before)
 
 
+def test_a_world_that_changes_is_believed_sooner_than_memory_fades() -> None:
+    slots, rng = np.arange(4, dtype=np.int32), np.random.default_rng(1)
+    estimates = []
+    for drift in (0.05, 0.0):  # the latter never looks
+        estimator = AcceptanceEstimator(PRIOR, drift=drift)
+        for truth in [0.9] * 100 + [0.3] * 8:
+            hit = rng.random((64, 4)) < truth  # 16 rounds of 4 requests
+            accepted = hit.cumprod(axis=1).sum(axis=1)
+            observed = np.minimum(accepted + 1, 4)
+            tokens = unroll(accepted, observed)
+            owner = slots.repeat(16)
+            estimator.admit(slots)  # all are new, so only the shared record tells
+            estimator.update(owner[tokens.row], tokens.position, tokens.rejected, owner, 16)
+        estimates.append(np.exp(-estimator.hazard[0]))
+    assert estimates[0] < 0.4 < 0.6 < estimates[1]
+
+
+def test_requests_that_differ_are_no_change() -> None:
+    estimator = AcceptanceEstimator(PRIOR)
+    simulate(estimator, np.array([0.4, 0.6, 0.8, 0.95] * 8), 400)
+    assert estimator._drift.num_observed[0] > 300 * 32
+
+
 def test_a_reused_slot_forgets_its_former_request() -> None:
     estimator = AcceptanceEstimator(PRIOR)
     simulate(estimator, np.array([0.2, 0.9]), 50)

@@ -118,6 +118,12 @@ def test_drafts_that_are_not_found_cost_no_verification() -> None:
     assert verifying == pytest.approx(np.full(K + 1, verifying[0]), rel=1e-3)
 
 
+def test_counts_may_be_numpys() -> None:
+    cost = StepCostEstimator(K, FillEstimator(K))
+    cost.update(np.int64(1), np.float64(2.0), np.int64(100), np.int64(1), np.float64(1e-2))
+    assert cost.measured(1)
+
+
 def test_memory_is_bounded() -> None:
     cost = StepCostEstimator(64, FillEstimator(64))
     for number in range(5000):
