@@ -18,16 +18,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
+from flyball.demo.head_scores import Floats, calibration_error, losses, regress
 from flyball.demo.loader import HEAD, DemoModels, load_demo
 from flyball.integrations.hf.cached_model import CachedModel
 from flyball.kernels.head import AcceptanceHead
 
-Floats = NDArray[np.float64]
-
 NEW_TOKENS = 200
-NUM_BINS = 15
 NUM_RESAMPLES = 2000
 RECORD_MEMORY = 40.0  # tokens after which a text's own record has faded to 1/e
 
@@ -44,6 +41,12 @@ class Reading:
 
     columns: dict[str, Floats]
     accepted: Floats
+
+    @classmethod
+    def join(cls, parts: list[Reading]) -> Reading:
+        """All texts of several."""
+        columns = {n: np.concatenate([p.columns[n] for p in parts]) for n in parts[0].columns}
+        return cls(columns, np.concatenate([part.accepted for part in parts]))
 
 
 # What each regression reads. The first two are judged as they are, too.
@@ -118,55 +121,35 @@ def _record(accepted: torch.Tensor) -> torch.Tensor:
     return torch.stack(shares, dim=1).clamp(1e-3, 1.0 - 1e-3).logit()
 
 
-def regress(reading: Reading, names: list[str]) -> Floats:
-    """Probability of each position from a regression on the other half of the texts."""
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import StandardScaler
-
-    features = np.stack([reading.columns[name] for name in names], axis=-1)
-    result = np.empty_like(reading.accepted)
-    for half in (0, 1):
-        model = make_pipeline(StandardScaler(), LogisticRegression())
-        train = features[half::2].reshape(-1, len(names))
-        model.fit(train, reading.accepted[half::2].ravel())
-        test = features[1 - half :: 2].reshape(-1, len(names))
-        result[1 - half :: 2] = model.predict_proba(test)[:, 1].reshape(-1, NEW_TOKENS)
-    return result
-
-
-def calibration_error(probability: Floats, accepted: Floats) -> float:
-    """Expected calibration error over bins of equal mass."""
-    order = np.argsort(probability, axis=None, kind="stable")
-    gap = (probability - accepted).ravel()[order]
-    return sum(abs(float(part.sum())) for part in np.array_split(gap, NUM_BINS)) / len(gap)
-
-
-def log_loss(probability: Floats, accepted: Floats) -> Floats:
-    """Mean log-loss of each text, in nats."""  # (texts, new) -> (texts,)
-    sure = np.clip(probability, 1e-7, 1.0 - 1e-7)
-    loss: Floats = -np.where(accepted > 0.5, np.log(sure), np.log1p(-sure)).mean(axis=1)
-    return loss
+def compare_next(everything: Reading) -> None:
+    """Print how well the token after an accepted one is foreseen, which `stop` turns on."""
+    before = {name: column[:, :-1] for name, column in everything.columns.items()}
+    accepted, weight = everything.accepted[:, 1:], everything.accepted[:, :-1]
+    print("log-loss of the token after an accepted one, from this one's:", end="")
+    for names in (["max q"], ["head"], ["head", "max q"]):
+        probability = regress(before, names, accepted, weight)
+        loss = np.average(losses(probability, accepted), weights=weight)
+        print(f"  {', '.join(names)} {loss:.4f};", end="")
+    print()
 
 
 def compare(readings: dict[str, Reading]) -> None:
     """Print calibration error and log-loss of the head, of regressions, and of both."""
-    first = next(iter(readings.values()))
-    everything = Reading(
-        {n: np.concatenate([r.columns[n] for r in readings.values()]) for n in first.columns},
-        np.concatenate([r.accepted for r in readings.values()]),
-    )
+    everything = Reading.join(list(readings.values()))
     predictions = {
         f"{name}, as it is": 1.0 / (1.0 + np.exp(-everything.columns[name]))
         for name in ("max q", "head")
     }
-    predictions |= {name: regress(everything, names) for name, names in FEATURES.items()}
-    rival = log_loss(predictions[RIVAL], everything.accepted)
+    predictions |= {
+        name: regress(everything.columns, names, everything.accepted)
+        for name, names in FEATURES.items()
+    }
+    rival = losses(predictions[RIVAL], everything.accepted).mean(axis=1)
     resample = np.random.default_rng(0).integers(0, len(rival), (NUM_RESAMPLES, len(rival)))
     print(f"{'':40}{'ECE':>7}{'log-loss':>10}" + "".join(f"{d:>8}" for d in readings)
           + f"   less than {RIVAL!r} by")  # fmt: skip
     for name, probability in predictions.items():
-        loss = log_loss(probability, everything.accepted)
+        loss = losses(probability, everything.accepted).mean(axis=1)
         gain = 1.0 - loss[resample].sum(axis=1) / rival[resample].sum(axis=1)
         low, high = np.quantile(gain, [0.025, 0.975])
         shares = "".join(f"{part.mean():8.4f}" for part in np.split(loss, len(readings)))
@@ -175,29 +158,29 @@ def compare(readings: dict[str, Reading]) -> None:
               f"   {1.0 - loss.sum() / rival.sum():+.1%} [{low:+.1%}, {high:+.1%}]")  # fmt: skip
 
 
-def median_us(run: Callable[[], object], repeats: int = 400) -> float:
-    """Median microseconds of a call."""
-    times = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        run()
-        times.append(time.perf_counter() - start)
-    return 1e6 * float(np.median(times))
-
-
 @torch.inference_mode()
-def step_costs(models: DemoModels, head: AcceptanceHead, rows: int) -> dict[str, float]:
-    """Microseconds of the head, and of a draft step with and without keeping its states."""
+def step_costs(
+    models: DemoModels, head: AcceptanceHead, rows: int, repeats: int = 1000
+) -> dict[str, float]:
+    """Median microseconds of the head, and of a draft step with and without keeping its states."""
     ids = torch.randint(0, 512, (rows, 1))
     lengths = np.full(rows, 200)
-    states = torch.randn(rows, head.hidden_size)
-    costs = {"head": median_us(lambda: head(states))}
-    for keep in (False, True):
+    calls: dict[str, Callable[[], object]] = {
+        "head": functools.partial(head, torch.randn(rows, head.hidden_size))
+    }
+    for name, keep in (("draft step", False), ("draft step that keeps states", True)):
         cached = CachedModel(models.draft, rows, 256, keep_hidden=keep)
         cached.read_prompts(ids.expand(rows, 200), lengths, np.arange(rows))
-        name = "draft step, states kept" if keep else "draft step"
-        costs[name] = median_us(functools.partial(cached.forward, ids, lengths))
-    return costs
+        calls[name] = functools.partial(cached.forward, ids, lengths)
+    times: dict[str, list[float]] = {name: [] for name in calls}
+    for _ in range(
+        repeats
+    ):  # in turns, as a draft does: alone, the head would keep the caches warm
+        for name, call in calls.items():
+            start = time.perf_counter()
+            call()
+            times[name].append(time.perf_counter() - start)
+    return {name: 1e6 * float(np.median(values)) for name, values in times.items()}
 
 
 def main() -> None:
@@ -210,12 +193,17 @@ def main() -> None:
     args = parser.parse_args()
     if find_spec("sklearn") is None:
         parser.error("expected scikit-learn for the regressions; pip install scikit-learn")
-    models, head = load_demo(), AcceptanceHead.load(args.head)
+    try:
+        head = AcceptanceHead.load(args.head)
+    except (OSError, ValueError) as error:
+        parser.error(str(error))
+    models = load_demo()
     readings = {
         domain: read_texts(models, head, domain, args.prompts, args.sample)
         for domain in models.prompts
     }
     compare(readings)
+    compare_next(Reading.join(list(readings.values())))
     torch.set_num_threads(1)
     for rows in (1, 8):
         costs = step_costs(models, head, rows)

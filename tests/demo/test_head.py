@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 import math
 
+import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
 
 from flyball.demo.head_data import write_texts
+from flyball.demo.head_scores import calibration_error, losses
 from flyball.demo.loader import HEAD, DemoModels, load_demo
-from flyball.demo.measure_head import calibration_error, log_loss, read_texts
+from flyball.demo.measure_head import Reading, read_texts
 from flyball.demo.train_head import fit_head, weighted_bce
 from flyball.kernels.head import AcceptanceHead
 
@@ -76,18 +78,11 @@ def test_mixed_texts_leave_the_targets_tokens_out(models: DemoModels) -> None:
 def test_the_shipped_head_is_calibrated_on_held_out_text(models: DemoModels) -> None:
     head = AcceptanceHead.load(HEAD)
     assert HEAD.stat().st_size < 300_000
-    readings = [read_texts(models, head, domain, 8, False) for domain in models.prompts]
-    columns, accepted = (
-        {name: torch.cat([torch.from_numpy(r.columns[name]) for r in readings]) for name in
-         ("head", "max q")},
-        torch.cat([torch.from_numpy(r.accepted) for r in readings]).numpy(),
-    )  # fmt: skip
-    predicted = {name: column.sigmoid().numpy() for name, column in columns.items()}
-    assert calibration_error(predicted["head"], accepted) < 0.06
-    assert (
-        log_loss(predicted["head"], accepted).mean()
-        < log_loss(predicted["max q"], accepted).mean()
-    )
+    reading = Reading.join([read_texts(models, head, d, 8, False) for d in models.prompts])
+    head_, top = (1.0 / (1.0 + np.exp(-reading.columns[name])) for name in ("head", "max q"))
+    assert calibration_error(head_, reading.accepted) < 0.03
+    loss, rival = (losses(p, reading.accepted).mean() for p in (head_, top))
+    assert loss < 0.75 * rival
 
 
 def test_engines_that_load_every_file_of_a_folder_leave_the_head_out() -> None:
