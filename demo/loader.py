@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 MODELS = Path(__file__).parent / "models"
+HEAD = MODELS / "draft" / "acceptance_head.safetensors"
 
 
 @dataclass(frozen=True)

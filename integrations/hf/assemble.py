@@ -18,6 +18,7 @@ from flyball.integrations.hf.processors import RowProcessors
 from flyball.integrations.hf.prompts import Prompts
 from flyball.integrations.hf.stats import GenerateStats, RoundStats
 from flyball.integrations.hf.text import Texts
+from flyball.kernels.head import AcceptanceHead
 
 _ROOM = 256  # new tokens that a cache has room for at first
 
@@ -49,6 +50,7 @@ def assemble(
     stats: GenerateStats,
     on_round: Callable[[RoundStats], None] | None,
     on_token: Callable[[int], None] | None,
+    head: AcceptanceHead | None = None,
 ) -> Decoding:
     """Everything that lives as long as one call.
 
@@ -60,6 +62,7 @@ def assemble(
         stats: sums to add to.
         on_round: called after every round.
         on_token: called with every token of the first row.
+        head: predicts what is accepted of draft models; None without.
     """
     # Room for the first texts and the widest block, but not for a limit set far too high.
     width = min(call.first.ending.max_length, call.first.tokens.shape[1] + _ROOM)
@@ -72,9 +75,9 @@ def assemble(
         if isinstance(draft, str):
             lookup = PromptLookup(number, call.num_rows, texts, governor.max_draft_len)
         else:
-            cached = CachedModel(draft, call.num_rows, capacity)
+            cached = CachedModel(draft, call.num_rows, capacity, keep_hidden=head is not None)
             do_sample = bool(call.config.do_sample)
-            models.append(ModelDraft(number, cached, texts, processors, governor, do_sample))
+            models.append(ModelDraft(number, cached, texts, processors, governor, do_sample, head))
     return Decoding(
         CachedModel(model, call.num_rows, capacity),
         texts,

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import inspect
 import time
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from transformers import PreTrainedModel
 
+from flyball.controller.errors import HostError
 from flyball.integrations.hf.cache import RowCache
 from flyball.integrations.hf.device import upload
 
@@ -27,15 +29,22 @@ class CachedModel:
         model: decoder-only model that passed `checks.check_model`.
         num_rows: most rows at a time.
         capacity: columns to start with; more are added as needed.
+        keep_hidden: keep the last hidden states of each forward.
 
     Attributes:
+        hidden: (rows, width, hidden) states that the latest forward's logits were made from, where
+            asked for.
         forward_s: seconds spent in the model's forwards (on a GPU: in launching them).
     """
 
-    def __init__(self, model: PreTrainedModel, num_rows: int, capacity: int) -> None:
+    def __init__(
+        self, model: PreTrainedModel, num_rows: int, capacity: int, keep_hidden: bool = False
+    ) -> None:
         self.model = model
         self.context: int = getattr(model.config, "max_position_embeddings", None) or 2**62
+        self.hidden = torch.empty(0)
         self.forward_s = 0.0
+        self._keep_hidden = keep_hidden
         self._cache = RowCache(model, num_rows, capacity)
         self._takes_logits_to_keep = (
             "logits_to_keep" in inspect.signature(model.forward).parameters
@@ -94,7 +103,11 @@ class CachedModel:
         mask: torch.Tensor | None,
         logits_to_keep: int | torch.Tensor,
     ) -> torch.Tensor:
-        extra = {"logits_to_keep": logits_to_keep} if self._takes_logits_to_keep else {}
+        extra: dict[str, Any] = {}
+        if self._takes_logits_to_keep:
+            extra["logits_to_keep"] = logits_to_keep
+        if self._keep_hidden:
+            extra["output_hidden_states"] = True
         start = time.perf_counter()
         output = self.model(
             input_ids=tokens,
@@ -105,8 +118,19 @@ class CachedModel:
             **extra,
         )
         self.forward_s += time.perf_counter() - start
+        if self._keep_hidden:
+            self.hidden = self._last_hidden(output)
         logits: torch.Tensor = output.logits
         return logits
+
+    def _last_hidden(self, output: Any) -> torch.Tensor:
+        if not output.hidden_states:
+            raise HostError(
+                f"expected hidden states for the acceptance head, but {type(self.model).__name__} "
+                "gives none; leave acceptance_head unset"
+            )
+        last: torch.Tensor = output.hidden_states[-1]
+        return last
 
     def _mask(
         self, lengths: Longs, width: int, num_columns: int, device: torch.device

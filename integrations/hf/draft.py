@@ -14,6 +14,7 @@ from flyball.integrations.hf.device import HostCopy, upload
 from flyball.integrations.hf.processors import RowProcessors
 from flyball.integrations.hf.text import Moves, Texts
 from flyball.kernels.confidence import most_probable
+from flyball.kernels.head import AcceptanceHead
 
 Ints = NDArray[np.int32]
 Longs = NDArray[np.int64]
@@ -34,7 +35,8 @@ class Proposal:
             greedy and where nothing was drawn.
         drawn: (rows,) whether the row's tokens were drawn; the others' distribution is a point
             mass. None where probs is None.
-        confidence: (rows, K) largest probabilities; None where nobody asked.
+        confidence: (rows, K) largest probabilities, or what an acceptance head predicts; None
+            where nobody asked.
     """
 
     tokens: torch.Tensor
@@ -58,6 +60,8 @@ class ModelDraft:
         processors: of the batch; they shape the draft's distribution as they do the target's.
         governor: told about read tokens and asked when to stop.
         do_sample: draw from the distribution, or take its argmax.
+        head: predicts acceptance from the states of `cached`, which must keep them; the largest
+            probability is the confidence without one.
 
     Attributes:
         has_read: whether it read more in the present round than a round leaves over.
@@ -71,6 +75,7 @@ class ModelDraft:
         processors: RowProcessors,
         governor: Governor,
         do_sample: bool,
+        head: AcceptanceHead | None = None,
     ) -> None:
         self.number = number
         self.cached = cached
@@ -79,6 +84,8 @@ class ModelDraft:
         self._processors = processors
         self._governor = governor
         self._do_sample = do_sample
+        self._head = head
+        self._state = torch.empty(0)  # (rows, hidden) that the latest logits were made from
         self._seen: Longs = np.zeros(0, np.int64)  # tokens of each row in the cache
         self._fed: Longs = np.zeros(0, np.int64)  # drafted ones after them
         self._drafted = False  # whether it proposed in the present round
@@ -129,13 +136,20 @@ class ModelDraft:
         logits = self._forward(upload(tokens, texts.device), 0)
         if width == 1:
             self._seen = self._seen + lag
+            self._keep_state(slice(None), 0)
             return logits[:, 0]
         if width > _LONG_READ:
             self.has_read = True
             self._report(slots, logits, columns[:, 1:], np.arange(1, width) < lag[:, None])
         self._seen = self._seen + lag
-        rows_, last = np.arange(texts.num_rows), np.maximum(lag - 1, 0)
-        return logits[upload(rows_, texts.device), upload(last, texts.device)]
+        every = upload(np.arange(texts.num_rows), texts.device)
+        last = upload(np.maximum(lag - 1, 0), texts.device)
+        self._keep_state(every, last)
+        return logits[every, last]
+
+    def _keep_state(self, rows: torch.Tensor | slice, columns: torch.Tensor | int) -> None:
+        if self._head is not None:
+            self._state = self.cached.hidden[rows, columns]
 
     def _forward(self, tokens: torch.Tensor, ahead: int | Longs) -> torch.Tensor:
         # A row that fills the context takes no more part; it gives its last column.
@@ -183,7 +197,7 @@ class ModelDraft:
         for position in range(1, int(draft_len.max()) + 1):
             scores = self._processors(self._texts, rows, position - 1, logits[:, None])[:, 0]
             if wants_confidence:
-                confidence, token = most_probable(scores)
+                confidence, token = self._confidence(scores)
                 confidences.append(HostCopy(confidence))
                 draft_len = self._stop(step_id, draft_len, confidences)
             else:
@@ -198,6 +212,7 @@ class ModelDraft:
             if not going_on.any():
                 break
             logits = self._forward(drafted[-1], self._fed)[:, 0]
+            self._keep_state(slice(None), 0)
             self._fed = self._fed + going_on
         return Proposal(
             tokens=torch.cat(drafted, dim=1),
@@ -208,6 +223,12 @@ class ModelDraft:
             if confidences
             else None,
         )
+
+    def _confidence(self, scores: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """How likely what is proposed from `scores` is accepted, and the most probable token."""
+        if self._head is None:
+            return most_probable(scores)
+        return self._head(self._state), scores.argmax(dim=-1)
 
     def _stop(self, step_id: int, draft_len: Longs, confidences: list[HostCopy]) -> Longs:
         """Ask the governor which rows end here, before a token is drawn from these scores."""

@@ -36,9 +36,11 @@ from flyball.integrations.hf.checks import (
     check_model,
     check_prepared,
 )
+from flyball.integrations.hf.heads import prepare_head
 from flyball.integrations.hf.loop import Decoding
 from flyball.integrations.hf.prompts import Prompts
 from flyball.integrations.hf.stats import GenerateStats, RoundStats
+from flyball.kernels.head import AcceptanceHead
 
 if TYPE_CHECKING:
     Draft: TypeAlias = PreTrainedModel | str
@@ -51,6 +53,7 @@ def govern(
     drafts: Sequence[Draft] = (),
     *,
     policy: str | Path | Mapping[str, Any] | PolicyFile | None = None,
+    acceptance_head: str | Path | AcceptanceHead | None = None,
     on_round: Callable[[RoundStats], None] | None = None,
 ) -> GovernedGenerate:
     """Speculative decoding for `model` with draft lengths that follow content and load.
@@ -67,6 +70,8 @@ def govern(
             proposals from the text itself. With several the governor picks one for each text and
             round; with none it decodes plainly.
         policy: policy file, its content as a mapping, or None for the default policy.
+        acceptance_head: predicts from the draft model's hidden states what the target accepts, in
+            place of the draft's largest probability; an `AcceptanceHead` or its file.
         on_round: called after every round with what it did.
 
     Raises:
@@ -79,7 +84,7 @@ def govern(
         for number, draft in enumerate(drafts)
     )
     host = HostInfo(engine_id="transformers", drafts=infos)
-    return GovernedGenerate(model, drafts, load_policy(policy), host, on_round)
+    return GovernedGenerate(model, drafts, load_policy(policy), host, on_round, acceptance_head)
 
 
 class GovernedGenerate:
@@ -99,11 +104,13 @@ class GovernedGenerate:
         policy: PolicyFile,
         host: HostInfo,
         on_round: Callable[[RoundStats], None] | None = None,
+        acceptance_head: str | Path | AcceptanceHead | None = None,
     ) -> None:
         check_model(model, "target")
         check_drafts(model, drafts)
         self._model = model
         self._drafts = tuple(drafts)
+        self._head = prepare_head(acceptance_head, drafts)
         self._on_round = on_round
         self._stats = GenerateStats()
         self._closed = False
@@ -322,6 +329,7 @@ class GovernedGenerate:
             self._stats,
             self._on_round,
             on_token,
+            self._head,
         )
 
     @contextmanager

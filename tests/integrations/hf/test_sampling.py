@@ -27,6 +27,7 @@ from flyball.controller.policy_file import load_policy
 from flyball.integrations.hf import loop
 from flyball.integrations.hf.draft import ModelDraft, Proposal
 from flyball.integrations.hf.govern import GovernedGenerate
+from flyball.kernels.head import AcceptanceHead
 from flyball.policies.registry import LENGTH_POLICIES
 
 VOCAB, LENGTH, ROWS, CALLS = 5, 5, 4000, 50
@@ -101,12 +102,14 @@ def pair(tiny: Any) -> tuple[Any, Any]:
     return target, draft
 
 
-def make_gov(pair: tuple[Any, Any], name: str, lookup: bool = False) -> GovernedGenerate:
+def make_gov(
+    pair: tuple[Any, Any], name: str, lookup: bool = False, head: AcceptanceHead | None = None
+) -> GovernedGenerate:
     infos = (DraftInfo("model"), DraftInfo("prompt_lookup", steps=False))[: 1 + lookup]
     host = HostInfo("test", padded=name != "goodput_ragged", drafts=infos)
     policy = load_policy({"version": 1, "length": POLICIES[name]})
     drafts = [pair[1], "prompt_lookup"][: 1 + lookup]
-    gov = GovernedGenerate(pair[0], drafts, policy, host)
+    gov = GovernedGenerate(pair[0], drafts, policy, host, acceptance_head=head)
     gov.governor._beliefs._cost = SteppedCost()
     return gov
 
@@ -130,6 +133,19 @@ def test_with_prompt_lookup_and_drafts_that_change(
     if shuffled:
         shuffle_drafts(gov, 4)
     counts = draw_counts(gov, pair[0], warp)
+    assert p_value(counts, expected_probs(pair[0], warp)) > FALSE_ALARM_RATE
+
+
+def test_with_an_acceptance_head(pair: tuple[Any, Any]) -> None:
+    torch.manual_seed(3)
+    head = AcceptanceHead(16, 2)
+    torch.nn.init.normal_(head.out_weight, std=1.0)  # from sure to hopeless, by the text so far
+    gov = make_gov(pair, "goodput_ragged", head=head)
+    seen = set()
+    gov._on_round = lambda stats: seen.update(stats.draft_len.tolist())
+    warp = WARPERS["temperature"]
+    counts = draw_counts(gov, pair[0], warp)
+    assert len(seen) >= 4
     assert p_value(counts, expected_probs(pair[0], warp)) > FALSE_ALARM_RATE
 
 
