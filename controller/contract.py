@@ -41,6 +41,8 @@ class HostInfo:
         ragged_ok: whether requests of one step may have different lengths.
         padded: whether verification runs on a rectangle, so that the longest draft sets its cost.
         mid_draft_stop: whether it asks `stop` while it drafts.
+        reads: whether its draft reads text that it did not draft, and the host says how the draft
+            would have done there.
         feedback_delay: how many later steps may be planned before a step's outcome comes.
         rounds_overlap: whether one step verifies, drafts for the round after and reads prompts,
             so that a cost is one of a step, not of a round; for hosts with one draft.
@@ -52,6 +54,7 @@ class HostInfo:
     ragged_ok: bool = True
     padded: bool = True
     mid_draft_stop: bool = True
+    reads: bool = True
     feedback_delay: int = 0
     rounds_overlap: bool = False
     drafts: tuple[DraftInfo, ...] = (DraftInfo("model"),)
@@ -103,6 +106,7 @@ class Outcomes:
         exhausted: (n,) whether the draft had nothing to offer after `proposed` although more was
             planned; None where no draft had. What a host cut short for reasons of its own is not
             observed, and not exhausted.
+        entropy: (n, >= observed) of the draft's distribution by position, in nats, if known.
     """
 
     step_id: int
@@ -113,6 +117,7 @@ class Outcomes:
     confidence: Floats | None = None
     draft: Ints | None = None
     exhausted: Bools | None = None
+    entropy: Floats | None = None
 
     def only(self, rows: slice | Bools) -> Outcomes:
         """Some of the rows."""
@@ -125,6 +130,7 @@ class Outcomes:
             None if self.confidence is None else self.confidence[rows],
             None if self.draft is None else self.draft[rows],
             None if self.exhausted is None else self.exhausted[rows],
+            None if self.entropy is None else self.entropy[rows],
         )
 
 

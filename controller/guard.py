@@ -108,11 +108,16 @@ class Guard:
                 self.count("outcomes", "slots or counts that cannot be true", num_bad)
         return keep
 
-    def sound_reading(self, slots: Ints, match: Floats, num_slots: int) -> bool:
+    def sound_reading(
+        self, slots: Ints, match: Floats, signs: Sequence[Floats | None], num_slots: int
+    ) -> bool:
         """Whether a reading can be one: a row for each request, of requests that there are."""
         try:
             check_alike(slots)
             fits = match.dtype.kind in "fb" and match.ndim == 2 and len(match) == len(slots)
+            for sign in signs:
+                if sign is not None:
+                    fits &= sign.dtype.kind == "f" and sign.shape == match.shape
             sound = fits and bool(((slots >= 0) & (slots < num_slots)).all())
         except _MALFORMED:
             sound = False
@@ -205,13 +210,14 @@ def check_outcomes(outcomes: Outcomes) -> None:
     check_alike(outcomes.slots, outcomes.proposed, outcomes.accepted, outcomes.observed)
     if outcomes.draft is not None:
         check_alike(outcomes.slots, outcomes.draft)
-    num_rows, exhausted, confidence = len(outcomes.slots), outcomes.exhausted, outcomes.confidence
+    num_rows, exhausted = len(outcomes.slots), outcomes.exhausted
     if exhausted is not None and (exhausted.dtype != np.bool_ or exhausted.shape != (num_rows,)):
         raise BadAnswerError(f"expected {num_rows} booleans, but got {exhausted!r:.80}")
-    if confidence is None:
-        return
-    if confidence.dtype.kind != "f" or confidence.ndim != 2 or len(confidence) != num_rows:
-        raise BadAnswerError(f"expected {num_rows} rows of floats, but got {confidence!r:.80}")
+    for sign in (outcomes.confidence, outcomes.entropy):
+        if sign is not None and (
+            sign.dtype.kind != "f" or sign.ndim != 2 or len(sign) != num_rows
+        ):
+            raise BadAnswerError(f"expected {num_rows} rows of floats, but got {sign!r:.80}")
 
 
 def sound_rows(slots: Ints, proposed: Ints, accepted: Ints, observed: Ints, limit: int) -> Bools:

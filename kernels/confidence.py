@@ -2,20 +2,40 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 
 
-def most_probable(scores: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Largest probability of softmax(scores) in each row, and the token that has it.
+@dataclass(frozen=True, slots=True)
+class Confidence:
+    """Properties of distributions alone.
 
-    The probability is a property of the distribution alone; a token drawn from it plays no part,
-    so a decision that uses it stays lossless.
+    A token drawn from a distribution plays no part in them, so a decision that uses them stays
+    lossless.
+
+    Attributes:
+        probs: (..., vocab) the distributions.
+        largest: (...,) largest probability of each, in (0, 1].
+        token: (...,) the token that has it.
+    """
+
+    probs: torch.Tensor
+    largest: torch.Tensor
+    token: torch.Tensor
+
+    def entropy(self) -> torch.Tensor:
+        """Entropy (...,) in nats."""
+        result: torch.Tensor = torch.special.entr(self.probs).sum(dim=-1)
+        return result
+
+
+def confidence(scores: torch.Tensor) -> Confidence:
+    """Confidence of softmax(scores).
 
     Args:
-        scores: (..., vocab) logits or processed scores.
-
-    Returns:
-        (...,) probabilities in (0, 1], the dtype of `scores`, and (...,) token ids.
+        scores: (..., vocab) logits or processed scores; the results have their dtype.
     """
-    probability, token = scores.softmax(dim=-1).max(dim=-1)
-    return probability, token
+    probs = scores.softmax(dim=-1)
+    largest, token = probs.max(dim=-1)
+    return Confidence(probs, largest, token)

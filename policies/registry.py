@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from flyball.policies.length.adaedl import AdaEDL
 from flyball.policies.length.base import LengthPolicy
 from flyball.policies.length.batch_table import BatchTable
 from flyball.policies.length.exp3 import EXP3
@@ -11,12 +12,14 @@ from flyball.policies.length.heuristic import Heuristic
 from flyball.policies.length.nightjar import Nightjar
 from flyball.policies.length.static import Static
 from flyball.policies.length.survival import Survival
+from flyball.policies.length.svip import SVIP
 from flyball.policies.length.tapout import TapOut
 from flyball.policies.length.thompson import Thompson
 from flyball.policies.length.threshold import Threshold
 from flyball.policies.length.ucb import UCB
 
 LENGTH_POLICIES: dict[str, type[LengthPolicy]] = {
+    "adaedl": AdaEDL,
     "batch_table": BatchTable,
     "exp3": EXP3,
     "gamma_tune": GammaTune,
@@ -25,6 +28,7 @@ LENGTH_POLICIES: dict[str, type[LengthPolicy]] = {
     "nightjar": Nightjar,
     "static": Static,
     "survival": Survival,
+    "svip": SVIP,
     "tapout": TapOut,
     "thompson": Thompson,
     "threshold": Threshold,

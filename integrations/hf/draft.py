@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,7 +14,7 @@ from flyball.integrations.hf.cached_model import CachedModel
 from flyball.integrations.hf.device import HostCopy, upload
 from flyball.integrations.hf.processors import RowProcessors
 from flyball.integrations.hf.text import Moves, Texts
-from flyball.kernels.confidence import most_probable
+from flyball.kernels.confidence import Confidence, confidence
 from flyball.kernels.head import AcceptanceHead
 
 Ints = NDArray[np.int32]
@@ -21,7 +22,7 @@ Longs = NDArray[np.int64]
 Bools = NDArray[np.bool_]
 
 READ_EVERY = 32  # skipped tokens after which a draft reads them all in one forward
-_LONG_READ = 2  # tokens; what a round left over is not worth a report
+_LONG_READ = 2  # tokens; what a round left over only shadows want to know of
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,7 @@ class Proposal:
             mass. None where probs is None.
         confidence: (rows, K) largest probabilities, or what an acceptance head predicts; None
             where nobody asked.
+        entropy: (rows, K) of the distributions, in nats; None where nobody asked.
     """
 
     tokens: torch.Tensor
@@ -44,6 +46,7 @@ class Proposal:
     probs: torch.Tensor | None = None
     drawn: Bools | None = None
     confidence: NDArray[np.float64] | None = None
+    entropy: NDArray[np.float64] | None = None
 
 
 class ModelDraft:
@@ -140,6 +143,7 @@ class ModelDraft:
             return logits[:, 0]
         if width > _LONG_READ:
             self.has_read = True
+        if width > _LONG_READ or self._governor.follows_shadows:
             self._report(slots, logits, columns[:, 1:], np.arange(1, width) < lag[:, None])
         self._seen = self._seen + lag
         every = upload(np.arange(texts.num_rows), texts.device)
@@ -175,6 +179,7 @@ class ModelDraft:
         scores = self._processors(texts, rows, first, logits[:, :-1], known)
         index = np.minimum(columns, texts.host.shape[1] - 1)
         settled = texts.host[rows[:, None], index]
+        signs = self._signs_of_read(scores) if self._governor.follows_shadows else ()
         if self._do_sample:
             wanted = upload(settled[..., None], texts.device)
             q = HostCopy(scores.softmax(dim=-1).gather(2, wanted).squeeze(2)).get()
@@ -182,28 +187,36 @@ class ModelDraft:
             match = np.minimum(q / p, 1.0)
         else:
             match = (HostCopy(scores.argmax(dim=-1)).get() == settled).astype(np.float64)
-        self._governor.read(slots, np.where(known, match, np.nan), self.number)
+        self._governor.read(slots, np.where(known, match, np.nan), self.number, *signs)
+
+    def _signs_of_read(self, scores: torch.Tensor) -> NDArray[np.float64]:
+        """What shadows are told (signs, rows, width) of text with these scores."""
+        states = self._state if self._head is None else self.cached.hidden[:, :-1]
+        return HostCopy(self._signs(confidence(scores), states)).get().astype(np.float64)
 
     def propose(self, step_id: int, slots: Ints, draft_len: Longs) -> Proposal:
         """Draft up to draft_len (rows,) tokens for each row; they must fit into its context."""
         self._fed, self._drafted = np.zeros_like(draft_len), True
         drafted: list[torch.Tensor] = []
         probs: list[torch.Tensor] = []
-        confidences: list[HostCopy] = []
-        wants_confidence = self._governor.wants_confidence
+        signs: list[HostCopy] = []  # (1 or 2, rows) confidence, and entropy where wanted
         rows = np.arange(len(draft_len))
         wanted = draft_len > 0
         logits = self.read(slots, wanted)
         for position in range(1, int(draft_len.max()) + 1):
             scores = self._processors(self._texts, rows, position - 1, logits[:, None])[:, 0]
-            if wants_confidence:
-                confidence, token = self._confidence(scores)
-                confidences.append(HostCopy(confidence))
-                draft_len = self._stop(step_id, draft_len, confidences)
+            if self._governor.wants_confidence:
+                sure = confidence(scores)
+                token = sure.token
+                signs.append(HostCopy(self._signs(sure, self._state)))
+                draft_len = self._stop(step_id, draft_len, signs)
+                if self._do_sample:
+                    probs.append(sure.probs)
+            elif self._do_sample:
+                probs.append(scores.softmax(dim=-1))
             else:
                 token = scores.argmax(dim=-1)
             if self._do_sample:
-                probs.append(scores.softmax(dim=-1))
                 token = torch.multinomial(probs[-1], 1).squeeze(1)
             drafted.append(token[:, None])
             if not self._processors.prefix_free:
@@ -214,37 +227,38 @@ class ModelDraft:
             logits = self._forward(drafted[-1], self._fed)[:, 0]
             self._keep_state(slice(None), 0)
             self._fed = self._fed + going_on
+        known = [np.stack(rows, axis=1, dtype=np.float64) for rows in _by_sign(signs)]
         return Proposal(
             tokens=torch.cat(drafted, dim=1),
             draft_len=draft_len,
             probs=torch.stack(probs, dim=1) if probs else None,
             drawn=wanted if probs else None,
-            confidence=np.stack([c.get() for c in confidences], axis=1).astype(np.float64)
-            if confidences
-            else None,
+            confidence=known[0] if known else None,
+            entropy=known[1] if len(known) > 1 else None,
         )
 
-    def _confidence(self, scores: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """How likely what is proposed from `scores` is accepted, and the most probable token."""
-        if self._head is None:
-            return most_probable(scores)
-        return self._head(self._state), scores.argmax(dim=-1)
+    def _signs(self, sure: Confidence, states: torch.Tensor) -> torch.Tensor:
+        """What the governor is told (signs, ...) of drafts with these states (..., hidden)."""
+        likely = sure.largest if self._head is None else self._head(states)
+        if self._governor.wants_entropy:
+            return torch.stack([likely, sure.entropy()])
+        return likely[None]
 
-    def _stop(self, step_id: int, draft_len: Longs, confidences: list[HostCopy]) -> Longs:
+    def _stop(self, step_id: int, draft_len: Longs, signs: list[HostCopy]) -> Longs:
         """Ask the governor which rows end here, before a token is drawn from these scores."""
         # A GPU is kept busy by asking about the step before the one that runs now.
         lag = 1 if self._texts.tokens.is_cuda else 0
-        position = len(confidences) - lag
+        position = len(signs) - lag
         if position < 1:
             return draft_len
-        going_on = np.flatnonzero(draft_len > len(confidences))
+        going_on = np.flatnonzero(draft_len > len(signs))
         if len(going_on) == 0:
             return draft_len
-        confidence = confidences[position - 1].get()[going_on].astype(np.float64)
-        stopped = self._governor.stop(step_id, going_on, position, confidence)
+        known = signs[position - 1].get()[:, going_on].astype(np.float64)
+        stopped = self._governor.stop(step_id, going_on, position, *known)
         if stopped.any():
             draft_len = draft_len.copy()
-            draft_len[going_on[stopped]] = len(confidences)
+            draft_len[going_on[stopped]] = len(signs)
         return draft_len
 
     def settle(self, num_accepted: Longs) -> None:
@@ -253,3 +267,8 @@ class ModelDraft:
         if self._drafted:
             self._seen = self._seen + np.minimum(num_accepted, self._fed)
             self._drafted = False
+
+
+def _by_sign(signs: list[HostCopy]) -> Iterator[tuple[NDArray[np.float32], ...]]:
+    """Copies (signs, rows) of several steps, by sign."""
+    return zip(*(sign.get() for sign in signs), strict=True)

@@ -139,9 +139,17 @@ def _merge(one: Proposal, other: Proposal) -> Proposal:
         tokens[:, : other.tokens.shape[1]],
         other.tokens,
     )
-    confidence = one.confidence
-    if confidence is not None:
-        confidence = np.pad(confidence, ((0, 0), (0, surplus)), constant_values=np.nan)
+
+    def widen(values: NDArray[np.float64] | None) -> NDArray[np.float64] | None:
+        if values is None:
+            return None
+        return np.pad(values, ((0, 0), (0, surplus)), constant_values=np.nan)
+
     return Proposal(
-        tokens, np.maximum(one.draft_len, other.draft_len), one.probs, one.drawn, confidence
+        tokens,
+        np.maximum(one.draft_len, other.draft_len),
+        one.probs,
+        one.drawn,
+        widen(one.confidence),
+        widen(one.entropy),
     )

@@ -14,7 +14,7 @@ from flyball.controller.errors import HostError
 from flyball.integrations.hf.cached_model import CachedModel
 from flyball.integrations.hf.device import upload
 from flyball.integrations.hf.processors import Processors
-from flyball.kernels.confidence import most_probable
+from flyball.kernels.confidence import confidence
 
 Longs = NDArray[np.int64]
 Scores = Callable[[torch.Tensor], torch.Tensor]
@@ -83,17 +83,11 @@ def scores_of(processors: LogitsProcessorList) -> Scores:
     return process
 
 
-def entropy(scores: torch.Tensor) -> torch.Tensor:
-    """Entropy of softmax(scores) (..., vocab) in nats (...,)."""
-    spread: torch.Tensor = torch.special.entr(scores.softmax(dim=-1)).sum(dim=-1)
-    return spread
-
-
 def read_block(scores: torch.Tensor, tokens: torch.Tensor) -> Reading:
     """What scores (rows, width, vocab) say of tokens (rows, width)."""
-    confidence, best = most_probable(scores)
+    sure = confidence(scores)
     own = scores.gather(-1, tokens[..., None]).squeeze(-1)
-    return Reading(best, confidence, entropy(scores), own - scores.logsumexp(dim=-1))
+    return Reading(sure.token, sure.largest, sure.entropy(), own - scores.logsumexp(dim=-1))
 
 
 def rows_at_a_time(vocab_size: int, batch_size: int) -> int:

@@ -8,8 +8,8 @@ from numpy.typing import NDArray
 
 from flyball.integrations.hf.cached_model import CachedModel
 from flyball.integrations.hf.device import upload
-from flyball.integrations.hf.exact_read import Scores, entropy
-from flyball.kernels.confidence import most_probable
+from flyball.integrations.hf.exact_read import Scores
+from flyball.kernels.confidence import confidence
 
 Singles = NDArray[np.float32]
 Longs = NDArray[np.int64]
@@ -41,7 +41,7 @@ def tails(
     Returns:
         Largest probability and entropy (nats), both (b, num_steps), of each next position.
     """
-    confidence, spread = (np.empty((len(source), num_steps), np.float32) for _ in range(2))
+    largest, spread = (np.empty((len(source), num_steps), np.float32) for _ in range(2))
     for start in range(0, len(source), batch_size):
         chunk = slice(start, start + batch_size)
         cached.move_rows(source[chunk], np.arange(len(source[chunk])))
@@ -50,10 +50,11 @@ def tails(
         unsure: list[torch.Tensor] = []
         for step in range(num_steps):
             after = scores(cached.forward(block, length[chunk] + step))
-            probability, block = most_probable(after)
-            sure.append(probability)
-            unsure.append(entropy(after))
+            found = confidence(after)
+            block = found.token
+            sure.append(found.largest)
+            unsure.append(found.entropy())
         if num_steps:
-            confidence[chunk] = torch.cat(sure, dim=1).cpu().numpy()
+            largest[chunk] = torch.cat(sure, dim=1).cpu().numpy()
             spread[chunk] = torch.cat(unsure, dim=1).cpu().numpy()
-    return confidence, spread
+    return largest, spread

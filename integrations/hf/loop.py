@@ -304,4 +304,5 @@ def _outcomes(
         observed=observed.astype(np.int32),
         confidence=proposal.confidence,
         draft=plan.draft,
+        entropy=proposal.entropy,
     )

@@ -52,6 +52,7 @@ class EngineTraits:
             ragged_ok=self.ragged_ok,
             padded=not self.ragged_ok,
             mid_draft_stop=False,
+            reads=False,
             feedback_delay=self.feedback_delay,
             rounds_overlap=True,
             drafts=(DraftInfo(self.method),),

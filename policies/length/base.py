@@ -73,6 +73,7 @@ class Progress:
             from the draft's confidence at positions up to it.
         next_acceptance: (m,) probability that the token after it is accepted, if this one is.
         confidence: (m,) the draft's largest probability at `position`.
+        entropy: (m,) of the draft's distribution there, in nats; NaN where the host does not say.
     """
 
     view: View
@@ -81,6 +82,7 @@ class Progress:
     survival: Floats
     next_acceptance: Floats
     confidence: Floats
+    entropy: Floats
 
 
 @dataclass(slots=True)
@@ -108,6 +110,7 @@ class LengthPolicy:
 
     Settings: ClassVar[type[LengthSettings]]
     stops: ClassVar[bool] = False  # whether it wants to be asked in mid-draft
+    entropies: ClassVar[bool] = False  # whether it wants to know entropies then
     reads: ClassVar[bool] = False  # whether it wants skipped text read while it drafts nothing
     learns: ClassVar[bool] = False  # whether it wants to know what rounds showed
 

@@ -1,7 +1,7 @@
 import numpy as np
 import torch
 
-from flyball.kernels.confidence import most_probable
+from flyball.kernels.confidence import confidence
 from flyball.kernels.verify import verify_greedy, verify_sampled
 
 
@@ -44,6 +44,14 @@ def test_empty_draft_draws_from_the_target() -> None:
 def test_confidence_is_the_largest_probability_even_with_masked_tokens() -> None:
     scores = torch.randn(4, 7, dtype=torch.float64)
     scores[1, :6] = -torch.inf
-    probability, token = most_probable(scores)
-    torch.testing.assert_close(probability, scores.softmax(-1).amax(-1))
-    assert token.tolist() == scores.argmax(-1).tolist()
+    found = confidence(scores)
+    torch.testing.assert_close(found.largest, scores.softmax(-1).amax(-1))
+    assert found.token.tolist() == scores.argmax(-1).tolist()
+
+
+def test_entropy_is_that_of_the_distribution_even_with_masked_tokens() -> None:
+    scores = torch.randn(4, 7, dtype=torch.float64)
+    scores[1, :6] = -torch.inf
+    expected = torch.distributions.Categorical(logits=scores).entropy()
+    expected[1] = 0.0
+    torch.testing.assert_close(confidence(scores).entropy(), expected)

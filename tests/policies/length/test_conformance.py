@@ -58,7 +58,7 @@ def test_decisions_have_the_right_shape_and_bounds(name: str, view: View, seed: 
         assert ((lengths >= 0) & (lengths <= view.max_draft_len)).all()
         rows = np.flatnonzero(lengths > 1)
         if policy.stops and len(rows):
-            progress = Progress(view, rows, 1, *rng.random((3, len(rows))))
+            progress = Progress(view, rows, 1, *rng.random((4, len(rows))))
             stopped = policy.stop(progress)
             assert stopped.shape == rows.shape
             assert stopped.dtype == np.bool_

@@ -36,8 +36,10 @@ def view(num_requests: int = 1, max_draft_len: int = 16) -> View:
     )
 
 
-def progress(position: int, survival: float, confidence: float) -> Progress:
-    column = (np.array([value]) for value in (survival, 0.9, confidence))
+def progress(
+    position: int, survival: float, confidence: float, entropy: float = np.nan
+) -> Progress:
+    column = (np.array([value]) for value in (survival, 0.9, confidence, entropy))
     return Progress(view(), np.array([0]), position, *column)
 
 
@@ -87,6 +89,33 @@ def test_survival_at_the_price_of_the_next_token() -> None:
     # The next token costs 0.3 s at 2 tokens a second.
     assert not policy.stop(progress(1, 0.61, 0.5))[0]
     assert policy.stop(progress(1, 0.59, 0.5))[0]
+
+
+def test_svip_ends_where_the_entropy_is_high() -> None:
+    policy = make("svip")
+    assert not policy.stop(progress(1, 0.1, 0.1, entropy=0.59))[0]
+    assert policy.stop(progress(1, 0.9, 0.9, entropy=0.61))[0]  # 0.15 x 0.6 = 0.3 squared
+
+
+@pytest.mark.parametrize("name", ["svip", "adaedl"])
+def test_an_unknown_entropy_ends_no_draft(name: str) -> None:
+    policy = make(name)
+    policy.admit(np.array([0], np.int32))
+    assert not policy.stop(progress(1, 0.1, 0.1))[0]
+
+
+def test_adaedl_moves_its_bound_towards_the_target_acceptance() -> None:
+    policy = make("adaedl", start_bound=0.5)
+    policy.admit(np.array([0], np.int32))
+    at_bound = 0.5**2 / 0.2  # entropy whose promise is the bound
+    assert not policy.stop(progress(1, 0.9, 0.9, entropy=at_bound - 0.01))[0]
+    assert policy.stop(progress(1, 0.9, 0.9, entropy=at_bound + 0.01))[0]
+    for _ in range(100):  # too little is accepted: it becomes stricter, by 0.001 a round
+        policy.learn(result(8, 2))
+    assert policy.stop(progress(1, 0.9, 0.9, entropy=at_bound - 0.2))[0]
+    for _ in range(300):
+        policy.learn(result(8, 8))
+    assert not policy.stop(progress(1, 0.9, 0.9, entropy=at_bound + 0.2))[0]
 
 
 def test_a_table_goes_by_batch_size() -> None:
