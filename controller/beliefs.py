@@ -13,10 +13,13 @@ from flyball.controller.choice import Choice, Ways, WaysWithOffers
 from flyball.controller.contract import Cost, HostInfo, Offer, Outcomes
 from flyball.controller.guard import BadAnswerError, Guard
 from flyball.controller.price import PriceCorrection, Quote, quote
+from flyball.controller.shadows import Knowledge
 from flyball.estimators.cost import CostEstimator, marginal_seconds
 from flyball.estimators.drafts import OfferDraft, SteppingDraft
 from flyball.estimators.fill import FillEstimator
 from flyball.estimators.step_cost import StepCostEstimator
+from flyball.estimators.surprise import Surprise
+from flyball.estimators.survival import Chances
 from flyball.policies.length.base import View
 
 Floats = NDArray[np.float64]
@@ -35,8 +38,8 @@ class Look:
     quoted: Quote | None  # None while the costs are unknown
     way: int
     longest_s: float  # of a round
-    frailty: Floats | None = None  # for stops (2, n); None where nothing steps
-    log_acceptance: Floats | None = None  # likewise (2, cells)
+    effects: Floats | None = None  # for stops (2, n); None where nothing steps
+    chances: Chances | None = None  # likewise
 
 
 class _Costs:
@@ -129,6 +132,7 @@ class Beliefs:
                 self._cost = CostEstimator(self._max_draft_len, len(self._stepping))
         elif kind == "price":
             self._correction = PriceCorrection()
+            self._surprise = Surprise()
 
     @property
     def _parts(self) -> list[SteppingDraft | OfferDraft]:
@@ -180,7 +184,7 @@ class Beliefs:
         if not all(part.healthy for part in self._parts):
             raise BadAnswerError("expected finite hazards")
         self._guard.at_work = "price"
-        if not self._correction.healthy:
+        if not (self._correction.healthy and self._surprise.healthy):
             raise BadAnswerError("expected a finite correction")
         self._guard.at_work = "cost"
         costs = self._costs
@@ -243,8 +247,8 @@ class Beliefs:
         look = Look(view, ways, choice, quoted, way, costs.longest_s)
         if way < len(self._drafts):
             draft = self._drafts[self._stepping[way]]
-            look.frailty = draft.confidence_frailty(slots)
-            look.log_acceptance = draft.log_acceptance
+            look.effects = draft.effects(slots)
+            look.chances = draft.chances
         return look
 
     def rechoose(self, look: Look, draft_len: int) -> Choice:
@@ -253,6 +257,18 @@ class Beliefs:
             look.way = int(look.quoted.rates[:, draft_len].argmax())
             look.choice = look.ways.choose(look.way, draft_len)
         return look.choice
+
+    def know(self, slots: Ints, look: Look) -> Knowledge:
+        """What shadows need to know of requests (n,) of a host with one draft."""
+        self._guard.at_work = "acceptance"
+        draft = self._drafts[self._stepping[0]]
+        return Knowledge(
+            view=look.view,
+            survival=draft.survival(slots)[:, 1:],
+            effects=draft.effects(slots),
+            chances=draft.chances,
+            asks=self._can_stop,
+        )
 
     def note(self, rows: Outcomes, num_rounds: int) -> None:
         """Take in what some rounds showed of their drafts, oldest first.
@@ -273,6 +289,7 @@ class Beliefs:
                 rows.accepted[own],
                 rows.observed[own],
                 None if rows.confidence is None else rows.confidence[own],
+                None if rows.entropy is None else rows.entropy[own],
                 num_rounds,
             )
             if draft.due:
@@ -318,6 +335,10 @@ class Beliefs:
         # An interrupted step says nothing about the policy.
         step_s = min(cost.step_s, 2.0 * look.longest_s)
         self._correction.update(num_tokens, look.quoted.price * step_s)
+        if self._surprise.update(num_tokens):
+            self._guard.at_work = "acceptance"
+            for draft in self._drafts.values():
+                self._learn(draft)
 
     def learn_cost(self, cost: Cost) -> bool:
         """Take in seconds alone; False where they cannot be true."""
@@ -334,7 +355,7 @@ class Beliefs:
                 cost.step_s,
             )
         else:
-            self._cost.update(
+            is_news = self._cost.update(
                 cost.batch_size,
                 int(cost.verify_len),
                 cost.num_draft_steps,
@@ -343,4 +364,6 @@ class Beliefs:
                 cost.verify_s,
                 self._stepping.index(cost.draft) if cost.num_draft_steps > 0 else 0,
             )
+            if is_news:  # a guess was tried, and may have been too good
+                self._prospect = self._costs = None
         return True

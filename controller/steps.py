@@ -9,7 +9,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flyball.controller.beliefs import Look
-from flyball.estimators.acceptance import confidence_cells
 from flyball.policies.length.base import Progress
 
 Floats = NDArray[np.float64]
@@ -33,25 +32,33 @@ class Step:
     @property
     def can_ask(self) -> bool:
         """Whether enough is known of the drafts to ask in mid-draft."""
-        return self.look is not None and self.look.frailty is not None
+        return self.look is not None and self.look.effects is not None
 
-    def advance(self, rows: NDArray[np.intp], position: int, confidence: Floats) -> Progress:
+    def advance(
+        self,
+        rows: NDArray[np.intp],
+        position: int,
+        confidence: Floats,
+        entropy: Floats | None = None,
+    ) -> Progress:
         """Where drafts stand after `position`.
 
         Args:
             rows: (m,) rows of the step, ascending.
             position: 1 for the first drafted token.
             confidence: (m,) the draft's largest probability at `position`.
+            entropy: (m,) of its distribution there, in nats, if known.
         """
         look, survival = self.look, self.survival
         assert look is not None and survival is not None
-        assert look.frailty is not None and look.log_acceptance is not None
+        assert look.effects is not None and look.chances is not None
         # Rows in order and all there: a slice costs a fifth of an index array.
         index = slice(None) if len(rows) == len(survival) else rows
-        cells = confidence_cells(confidence)
-        acceptance = np.exp(look.frailty[:, index] * look.log_acceptance[:, cells])
+        acceptance = look.chances(confidence, entropy, position, look.effects[:, index])
+        if entropy is None:
+            entropy = np.full(len(rows), np.nan)
         survival[index] = reached = survival[index] * acceptance[0]
-        return Progress(look.view, rows, position, reached, acceptance[1], confidence)
+        return Progress(look.view, rows, position, reached, acceptance[1], confidence, entropy)
 
 
 class Steps:

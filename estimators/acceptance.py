@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flyball.estimators.drift import DriftDetector
+from flyball.estimators.memories import Memories
 from flyball.estimators.slots import SlotArray
 
 Floats = NDArray[np.float64]
@@ -15,27 +16,15 @@ Slots = NDArray[np.int32]
 Cells = NDArray[np.intp]
 
 
-# Finer towards 1, where most confident drafts lie.
-_CONFIDENCE_EDGES = np.array(
-    [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.87, 0.92, 0.95, 0.97, 0.985, 0.995]
-)
-_CENTRES = np.convolve(np.concatenate([[0.0], _CONFIDENCE_EDGES, [1.0]]), [0.5, 0.5], "valid")
-# A draft that is as often right as it is sure: what is believed before any outcome.
-CONFIDENCE_PRIOR = -np.log(_CENTRES)
 FLAT_PRIOR = -np.log(0.7)
-
-
-def confidence_cells(confidence: Floats) -> Cells:
-    """Cell of each confidence, the draft's largest probability at a position."""
-    # NaN counts as no confidence; searchsorted would put it last.
-    return _CONFIDENCE_EDGES.searchsorted(np.fmax(confidence, 0.0))
+_FALSE_ALARMS = 1e-4  # of the updates of an unchanging world shorten the shared memory, at most
 
 
 class AcceptanceEstimator:
     """Hazard of rejection per cell, shared by all requests, times a frailty of each request.
 
-    A cell is whatever sorts drafted tokens by difficulty: the position in the draft, or a bin of
-    the draft's confidence. With cumulative hazard `H[cell]` and request frailty `f[i]`
+    A cell is whatever sorts drafted tokens by difficulty, such as the position in the draft. With
+    cumulative hazard `H[cell]` and request frailty `f[i]`
 
         P(token accepted) = exp(-f[i] * H[cell]),
 
@@ -51,15 +40,16 @@ class AcceptanceEstimator:
     what makes censoring harmless. Where rejections come to differ from what was expected of the
     requests (`DriftDetector`), the shared counts lose what the detector's window loses.
 
+    A request's own record is kept with several memories (see `Memories`); its frailty is their
+    weighted mean.
+
     Args:
         prior: (cells,) cumulative hazards believed in before any outcome. What is seen first
             scales all of them together, then each cell goes its own way.
         shape: of the Gamma prior; 1 / shape is the variance of the frailty between requests. 2
             fits domains whose acceptance per token ranges from 0.4 to 0.95.
         memory: observed rounds after which a shared count has lost 1 - 1/e of its weight.
-        request_memory: the same for a request's own record.
-        drift: most updates of an unchanging world that shorten the shared memory; 0 for a memory
-            that only `forget` shortens.
+        memories: of a request's own record.
     """
 
     def __init__(
@@ -67,24 +57,30 @@ class AcceptanceEstimator:
         prior: Floats,
         shape: float = 2.0,
         memory: float = 400.0,
-        request_memory: float = 40.0,
-        drift: float = 0.05,
+        memories: Memories | None = None,
     ) -> None:
         self._prior = prior
         self._shape = shape
         self._keep = float(np.exp(-1.0 / memory))
-        self._keep_request = float(np.exp(-1.0 / request_memory))
         self._rejections = np.zeros(len(prior))
         self._exposure = np.zeros(len(prior))
-        self._request_rejections = SlotArray(0.0)
-        self._request_exposure = SlotArray(0.0)
+        self._memories = memories or Memories()
+        self._request_rejections = self._memories.record()
+        self._request_exposure = self._memories.record()
+        self._request_frailty = self._memories.record(1.0)
         self._frailty = SlotArray(1.0)
-        self._drift = DriftDetector(drift) if drift > 0.0 else None
+        self._drift = DriftDetector(_FALSE_ALARMS)
         self.hazard = prior.copy()
 
     def admit(self, slots: Slots) -> None:
         """Forget what earlier requests in these slots did."""
-        for array in (self._request_rejections, self._request_exposure, self._frailty):
+        for array in (
+            self._request_rejections,
+            self._request_exposure,
+            self._request_frailty,
+            self._memories.weight,
+            self._frailty,
+        ):
             array.reset(slots)
 
     @property
@@ -120,34 +116,36 @@ class AcceptanceEstimator:
         missed = np.flatnonzero(rejected)
         rate = np.minimum(np.maximum(frailty[missed] * hazard[missed], 1e-6), 100.0)
         weight[missed] -= rejected[missed] * (1.0 - (1.0 / rate - 1.0 / np.expm1(rate)))
-        num_cells, num_slots = len(self.hazard), len(self._frailty.values)
+        num_cells = len(self.hazard)
         lasting = self._lasting(rejected, frailty * hazard)
         keep = lasting * self._keep**num_rounds
         self._rejections *= keep
         self._rejections += np.bincount(cells, rejected, num_cells)
         self._exposure *= keep
         self._exposure += np.bincount(cells, frailty * weight, num_cells)
-        own_rejections, own_exposure = (
-            self._request_rejections.values,
-            self._request_exposure.values,
-        )
-        keep_own = self._keep_request ** np.bincount(seen, minlength=num_slots)
-        own_rejections *= keep_own
-        own_rejections += np.bincount(slots, rejected, num_slots)
-        own_exposure *= keep_own
-        own_exposure += np.bincount(slots, hazard * weight, num_slots)
-        np.divide(
-            self._shape + own_rejections, self._shape + own_exposure, out=self._frailty.values
-        )
+        self._learn_requests(slots, hazard, weight, rejected, seen)
         # The prior, scaled to what all cells saw, weighs as much as 4 tokens in each of them.
         scale = (2.0 + self._rejections.sum()) / (2.0 + self._prior @ self._exposure)
         self.hazard = (4.0 * scale * self._prior + self._rejections) / (4.0 + self._exposure)
         return lasting
 
-    def forget(self, lasting: float) -> None:
-        """Keep a share of the shared counts: what they were learned from has changed."""
-        self._rejections *= lasting
-        self._exposure *= lasting
+    def _learn_requests(
+        self, slots: Slots, hazard: Floats, weight: Floats, rejected: Floats, seen: Slots
+    ) -> None:
+        """Learn each request's frailty from tokens (t,) and the exposure `weight` of each."""
+        num_slots = len(self._frailty.values)
+        num_rejected = np.bincount(slots, rejected, num_slots)[:, None]
+        exposed = np.bincount(slots, hazard * weight, num_slots)[:, None]
+        frailty = self._request_frailty.values
+        self._memories.weigh(num_rejected * np.log(frailty) - exposed * frailty)
+        keep = self._memories.keep(seen)
+        rejections, exposure = self._request_rejections.values, self._request_exposure.values
+        rejections *= keep
+        rejections += num_rejected
+        exposure *= keep
+        exposure += exposed
+        np.divide(self._shape + rejections, self._shape + exposure, out=frailty)
+        self._frailty.values[:] = self._memories.mean(frailty)
 
     def _lasting(self, rejected: Floats, rate: Floats) -> float:
         """Share of the shared counts that what is seen now leaves standing.
@@ -156,8 +154,6 @@ class AcceptanceEstimator:
             rejected: (t,) as in `update`.
             rate: (t,) expected hazard of each token.
         """
-        if self._drift is None:
-            return 1.0
         residuals = (rejected + np.exp(-rate)) / 2.0  # shifted into [0, 1]
         cut = self._drift.update(residuals)
         if len(cut.streams) == 0:

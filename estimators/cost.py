@@ -52,10 +52,11 @@ class Curve:
     A sample moves the value at its place by 1/count of its error and never by less than `floor`,
     so that the curve follows drift. It moves all other places by `floor` of the same relative
     error: when the machine slows down or the context grows, lengths that are not being run must
-    not stay cheap, or dear, in memory. Counts fade; a place whose count has faded below 1/2 is
-    as unknown as one never visited. Unknown places are interpolated, or extrapolated to the right
-    by the mean slope of the known ones from 2 on (an engine may take another path for 1). NaN
-    before any sample.
+    not stay cheap, or dear, in memory. Counts fade; a place whose count has faded below 1/2 goes
+    over from what it was to what its neighbours say, where that is less: slowly, so that what is
+    tried again is the cheapest. Unknown places are interpolated, or extrapolated to the right by
+    the mean slope of the known ones from 2 on (an engine may take another path for 1). NaN before
+    any sample.
 
     First samples carry one-off costs (allocation, caches), hence a lower one replaces them; later
     a sample counts at most as twice what was expected, so that a step that the operating system
@@ -80,21 +81,28 @@ class Curve:
     def values(self) -> Floats:
         """The curve at 1 to max_x (max_x,)."""
         values = np.array(self._values) * self._drift
-        known = np.flatnonzero(np.array(self._weights) * self._fade >= 0.5)
-        if len(known) == len(self._places):
+        counts = np.array(self._weights) * self._fade
+        visited, known = counts > 0.0, counts >= 0.5
+        if not known.any():
+            return np.full(len(values), np.nan)
+        if known.all():
             return values
-        if len(known) == 0:
-            return np.full(len(self._places), np.nan)
-        result: Floats = np.interp(self._places, self._places[known], values[known])
-        first, last = known[min(1, len(known) - 1)], known[-1]
+        kept = np.minimum(2.0 * counts, 1.0)
+        less = np.minimum(self._through(known, values), values)
+        return self._through(visited, less + kept * (values - less))
+
+    def _through(self, known: NDArray[np.bool_], values: Floats) -> Floats:
+        """The values at known places, and what they say of the others."""
+        anchors = np.flatnonzero(known)
+        result: Floats = np.interp(self._places, self._places[anchors], values[anchors])
+        first, last = anchors[min(1, len(anchors) - 1)], anchors[-1]
         if last > first:
             rise = max(0.0, (values[last] - values[first]) / (last - first))
             result[last + 1 :] += rise * np.arange(1, len(result) - last)
-        faded = (np.array(self._weights) > 0.0) & (np.array(self._weights) * self._fade < 0.5)
-        return np.where(faded, np.minimum(result, values), result)
+        return result
 
-    def update(self, x: int, y: float) -> None:
-        """Learn that the function was y > 0 at x."""
+    def update(self, x: int, y: float) -> bool:
+        """Learn that the function was y > 0 at x; whether that was not known before."""
         place = x - 1
         self._fade *= self._keep
         if self._fade < 1e-9:
@@ -102,7 +110,8 @@ class Curve:
             self._values = [value * self._drift for value in self._values]
             self._fade = self._drift = 1.0
         count = self._weights[place] * self._fade + 1.0
-        if count < 1.5:
+        is_news = count < 1.5
+        if is_news:
             count, value = 1.0, y
         else:
             value = self._values[place] * self._drift
@@ -113,6 +122,7 @@ class Curve:
                 self._drift *= 1.0 + self._floor * error
                 value *= 1.0 + max(self._floor, 1.0 / count) * error
         self._weights[place], self._values[place] = count / self._fade, value / self._drift
+        return is_news
 
 
 class _Bucket:
@@ -201,8 +211,8 @@ class CostEstimator:
         draft_s: float | None,
         verify_s: float | None,
         draft: int = 0,
-    ) -> None:
-        """Learn from one round.
+    ) -> bool:
+        """Learn from one round; whether this number of verified tokens was not known before.
 
         Args:
             batch_size: requests that the forwards ran over.
@@ -217,7 +227,8 @@ class CostEstimator:
         bucket.num_rounds += 1
         drafting = 0.0 if draft_s is None else draft_s
         verifying = step_s - drafting if verify_s is None else verify_s
-        bucket.verify.update(min(verify_len, len(self._lengths)), max(verifying, 1e-9))
+        is_news = bucket.verify.update(min(verify_len, len(self._lengths)), max(verifying, 1e-9))
         bucket.host.update(1, max(1e-9, step_s - drafting - verifying))
         if num_draft_steps > 0:
             bucket.step[draft].update(1, max(1e-9, drafting / num_draft_steps))
+        return is_news

@@ -11,13 +11,15 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from flyball.estimators.acceptance import (
-    CONFIDENCE_PRIOR,
-    FLAT_PRIOR,
-    AcceptanceEstimator,
-    confidence_cells,
-)
+from flyball.estimators.acceptance import FLAT_PRIOR, AcceptanceEstimator
 from flyball.estimators.slots import SlotArray
+from flyball.estimators.survival import (
+    NEXT_TOKEN,
+    THIS_TOKEN,
+    Chances,
+    SurvivalEstimator,
+    features,
+)
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int32]
@@ -26,7 +28,8 @@ NUM_STRENGTHS = 8  # cells of how well founded an offer is
 _OFFER_POSITIONS = 8  # positions of an offer told apart; later ones are like the last
 _ROUNDS = 16  # rounds after which a journal is due; sooner after new requests
 _ROWS = 4096  # rows after which it is due sooner
-_NOT_GIVEN = -1.0  # in place of a confidence
+_SIGN_ROWS = 1024  # of a journal, whose confidences are learned from
+_NOT_GIVEN = np.array([-1.0, np.nan])  # in place of confidence and entropy
 
 
 @dataclass
@@ -58,7 +61,7 @@ class Journal:
     def _clear(self, capacity: int) -> None:
         self.num_rows = self.num_rounds = 0
         self._ints = np.zeros((4, capacity), np.int32)
-        self._confidence = np.full((capacity, self._width), _NOT_GIVEN)
+        self._signs = np.empty((2, capacity, self._width))
 
     @property
     def due(self) -> bool:
@@ -72,33 +75,36 @@ class Journal:
         observed: Ints,
         strength: Ints | int = 0,
         confidence: Floats | None = None,
+        entropy: Floats | None = None,
         num_rounds: int = 1,
     ) -> None:
-        """Note the rows (n,) of some rounds; confidence is (n, >= observed) or unknown."""
+        """Note the rows (n,) of some rounds; (n, >= observed) confidence and entropy, if known."""
         start, stop = self.num_rows, self.num_rows + len(slots)
         if stop > self._ints.shape[1]:
-            ints, known = self._ints[:, :start], self._confidence[:start]
+            ints, signs = self._ints[:, :start], self._signs[:, :start]
             before = self.num_rounds
             self._clear(2 * stop)
-            self._ints[:, :start], self._confidence[:start] = ints, known
+            self._ints[:, :start], self._signs[:, :start] = ints, signs
             self.num_rounds = before
         block = self._ints[:, start:stop]
         block[0], block[1], block[2], block[3] = slots, accepted, observed, strength
-        if confidence is None:
-            self._confidence[start:stop] = _NOT_GIVEN
-        else:
-            width = min(self._width, confidence.shape[1])
-            self._confidence[start:stop, :width] = confidence[:, :width]
-            self._confidence[start:stop, width:] = _NOT_GIVEN  # not what stood there before
+        places = self._signs[:, start:stop]
+        for place, sign, missing in zip(places, (confidence, entropy), _NOT_GIVEN, strict=True):
+            if sign is None:
+                place[:] = missing
+            else:
+                width = min(self._width, sign.shape[1])
+                place[:, :width] = sign[:, :width]
+                place[:, width:] = missing  # not what stood there before
         self.num_rows = stop
         self.num_rounds += num_rounds
 
     def take(self) -> tuple[NDArray[np.int32], Floats, int]:
-        """Slots, accepted, observed, strength (4, rows), confidence (rows, width) and rounds.
+        """Slots, accepted, observed, strength (4, rows); confidence, entropy (2, rows, width).
 
-        They are views, good until the next `add`.
+        And the number of rounds. They are views, good until the next `add`.
         """
-        taken = (self._ints[:, : self.num_rows], self._confidence[: self.num_rows])
+        taken = (self._ints[:, : self.num_rows], self._signs[:, : self.num_rows])
         num_rounds, self.num_rows, self.num_rounds = self.num_rounds, 0, 0
         return *taken, num_rounds
 
@@ -125,11 +131,8 @@ class SteppingDraft:
     def __init__(self, max_draft_len: int) -> None:
         self._last = max_draft_len - 1
         self._by_position = AcceptanceEstimator(np.full(max_draft_len, FLAT_PRIOR))
-        # One look for changes does for all: positions are seen even where nothing is drafted.
-        self._by_confidence = AcceptanceEstimator(CONFIDENCE_PRIOR, drift=0.0)
-        self._after_confidence = AcceptanceEstimator(
-            (CONFIDENCE_PRIOR + FLAT_PRIOR) / 2, drift=0.0
-        )
+        self._this_token = SurvivalEstimator(THIS_TOKEN)
+        self._next_token = SurvivalEstimator(NEXT_TOKEN)
         self._match_run = SlotArray(0, np.int64)  # tokens matched since the last miss
         self._journal = Journal(max_draft_len)
         self._readings: list[tuple[Ints, NDArray[np.intp], Floats]] = []
@@ -138,8 +141,8 @@ class SteppingDraft:
         self._derive()
 
     @property
-    def _parts(self) -> tuple[AcceptanceEstimator, AcceptanceEstimator, AcceptanceEstimator]:
-        return self._by_position, self._by_confidence, self._after_confidence
+    def _parts(self) -> tuple[AcceptanceEstimator, SurvivalEstimator, SurvivalEstimator]:
+        return self._by_position, self._this_token, self._next_token
 
     @property
     def healthy(self) -> bool:
@@ -165,19 +168,16 @@ class SteppingDraft:
         result: Floats = np.exp(frailty[:, None] * self._log_survival)
         return result
 
-    def confidence_frailty(self, slots: Ints) -> Floats:
-        """Frailty (2, n) for `log_acceptance`: of the present token, and of the next."""
-        return np.stack(
-            [self._by_confidence.frailty(slots), self._after_confidence.frailty(slots)]
-        )
+    def effects(self, slots: Ints) -> Floats:
+        """What is particular to these requests (2, n), for `chances`: this token, and the next."""
+        return np.stack([self._this_token.effect(slots), self._next_token.effect(slots)])
 
     def _derive(self) -> None:
         hazard = self._by_position.hazard
         self._log_survival = np.zeros(len(hazard) + 1)
         np.negative(hazard.cumsum(), out=self._log_survival[1:])
-        # (2, cells) by confidence, for the average request: this token, and the next.
-        hazards = [self._by_confidence.hazard, self._after_confidence.hazard]
-        self.log_acceptance = -np.stack(hazards)
+        # Of this token's acceptance, and of the next one's.
+        self.chances = Chances(np.stack([self._this_token.theta, self._next_token.theta]))
 
     def note(
         self,
@@ -186,6 +186,7 @@ class SteppingDraft:
         accepted: Ints,
         observed: Ints,
         confidence: Floats | None,
+        entropy: Floats | None = None,
         num_rounds: int = 1,
     ) -> None:
         """Gather what rounds showed of their drafts (n,), oldest first."""
@@ -193,9 +194,7 @@ class SteppingDraft:
         run = self._match_run.values
         run[slots] = np.where(proposed > 0, accepted * (observed == accepted), run[slots])
         if np.count_nonzero(observed):
-            self._journal.add(
-                slots, accepted, observed, confidence=confidence, num_rounds=num_rounds
-            )
+            self._journal.add(slots, accepted, observed, 0, confidence, entropy, num_rounds)
 
     def read(self, slots: Ints, match: Floats) -> int:
         """Gather what the draft would have proposed on text that it only read.
@@ -226,7 +225,7 @@ class SteppingDraft:
     def learn(self) -> int:
         """Learn from what was gathered; returns how many confidences made no sense."""
         self._patience = min(2 * self._patience, _ROUNDS)
-        (slots, accepted, observed, _), confidence, num_rounds = self._journal.take()
+        (slots, accepted, observed, _), signs, num_rounds = self._journal.take()
         tokens = unroll(accepted, observed)
         owner, seen = slots.astype(np.intp)[tokens.row], slots[observed > 0]
         readings = [(owner, tokens.position, tokens.rejected), *self._readings]
@@ -236,34 +235,39 @@ class SteppingDraft:
             read_owner, cells, rejected, read_seen, num_rounds + self._num_read
         )
         if lasting < 1.0:
-            self._by_confidence.forget(lasting)
-            self._after_confidence.forget(lasting)
+            self._this_token.forget(lasting)
+            self._next_token.forget(lasting)
         self._readings.clear()
         self._num_read = 0
 
-        sure = confidence[tokens.row, tokens.position]
-        num_given = int(np.count_nonzero(sure != _NOT_GIVEN))
-        if num_given:
-            num_given -= self._learn_confidence(tokens, sure, slots, observed, num_rounds)
-        self._derive()
-        return num_given
-
-    def _learn_confidence(
-        self, tokens: Tokens, sure: Floats, slots: Ints, observed: Ints, num_rounds: int
-    ) -> int:
-        """Learn from confidences (t,) of tokens; returns how many made sense."""
-        owner = slots[tokens.row]
-        known = (sure >= 0.0) & (sure <= 1.001)  # rounding may exceed 1
-        bins, rejected = confidence_cells(sure), tokens.rejected
-        self._by_confidence.update(
-            owner[known], bins[known], rejected[known], slots[observed > 0], num_rounds
+        # Of a large batch the latest rounds say enough, at a fraction of the cost.
+        late = slice(max(0, len(slots) - _SIGN_ROWS), None)
+        num_bad = self._learn_signs(
+            slots[late], accepted[late], observed[late], signs[:, late], num_rounds
         )
+        self._derive()
+        return num_bad
+
+    def _learn_signs(
+        self, slots: Ints, accepted: Ints, observed: Ints, signs: Floats, num_rounds: int
+    ) -> int:
+        """Learn from confidence and entropy (2, rows, width); how many made no sense."""
+        tokens = unroll(accepted, observed)
+        sure, entropy = signs[:, tokens.row, tokens.position]
+        given = int(np.count_nonzero(sure != _NOT_GIVEN[0]))
+        if given == 0:
+            return 0
+        owner, hit = slots[tokens.row], 1.0 - tokens.rejected
+        known = (sure >= 0.0) & (sure <= 1.001)  # rounding may exceed 1
+        x = features(sure, entropy, tokens.position.astype(np.float64) + 1.0)
+        seen = slots[observed > 0]
+        self._this_token.update(owner[known], x[:, known], hit[known], seen, num_rounds)
         before = np.flatnonzero(known[:-1] & (tokens.position[1:] > 0))
         after = before + 1
-        self._after_confidence.update(
-            owner[after], bins[before], rejected[after], slots[observed > 1], num_rounds
+        self._next_token.update(
+            owner[after], x[:, before], hit[after], slots[observed > 1], num_rounds
         )
-        return int(np.count_nonzero(known))
+        return given - int(np.count_nonzero(known))
 
 
 def _offer_prior() -> Floats:

@@ -13,17 +13,28 @@ class SlotArray:
 
     Slots are small integers that the governor reuses, so memory is bounded by the largest number
     of requests that were ever live together.
+
+    Args:
+        fill: the start value.
+        dtype: of the values.
+        shape: of what one slot has; () for a number.
     """
 
-    def __init__(self, fill: float, dtype: type = np.float64) -> None:
+    def __init__(
+        self,
+        fill: float | NDArray[Any],
+        dtype: type = np.float64,
+        shape: tuple[int, ...] = (),
+    ) -> None:
         self.fill = fill
-        self.values: NDArray[Any] = np.full(16, fill, dtype)
+        self.values: NDArray[Any] = np.full((16, *shape), fill, dtype)
 
     def reset(self, slots: NDArray[np.int32]) -> None:
         """Set slots (n,) to the start value, growing the array where it is too short."""
         highest = int(slots.max(initial=-1))
         if highest >= len(self.values):
-            grown = np.full(2 * highest + 1, self.fill, self.values.dtype)
+            shape = (2 * highest + 1, *self.values.shape[1:])
+            grown = np.full(shape, self.fill, self.values.dtype)
             grown[: len(self.values)] = self.values
             self.values = grown
         self.values[slots] = self.fill

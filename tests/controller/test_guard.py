@@ -195,7 +195,7 @@ def spoil(part: Any, path: str, bad: float) -> None:
     if isinstance(value, float):
         setattr(part, name, bad)
     else:
-        value[:] = [bad] * len(value)
+        value[:] = bad if isinstance(value, np.ndarray) else [bad] * len(value)
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
@@ -203,8 +203,8 @@ def spoil(part: Any, path: str, bad: float) -> None:
     ("part", "path"),
     [
         ("draft", "_by_position.hazard"),
-        ("draft", "_by_confidence.hazard"),
-        ("draft", "_after_confidence._frailty.values"),
+        ("draft", "_this_token.theta"),
+        ("draft", "_next_token._effect.values"),
         ("draft", "_by_position._rejections"),
         ("draft", "_by_position._request_exposure.values"),
         ("curve", "_values"),

@@ -1,6 +1,5 @@
 import numpy as np
 
-from flyball.estimators.acceptance import confidence_cells
 from flyball.estimators.drafts import Journal, SteppingDraft
 
 
@@ -10,7 +9,7 @@ def test_a_confidence_that_is_left_out_is_not_that_of_an_earlier_round() -> None
     journal.add(ones, ones, 2 * ones, confidence=np.full((1, 4), 0.9))
     journal.take()
     journal.add(ones, ones, 2 * ones, confidence=np.full((1, 1), 0.5))
-    _, confidence, _ = journal.take()
+    _, (confidence, _), _ = journal.take()
     assert confidence.tolist() == [[0.5, -1.0, -1.0, -1.0]]
 
 
@@ -34,5 +33,4 @@ def test_a_change_is_believed_by_confidence_too() -> None:
         draft.note(slots, four, accepted, observed, np.full((4, 4), 0.9))
         if draft.due:
             draft.learn()
-    sure = confidence_cells(np.full(1, 0.9))[0]
-    assert np.exp(draft.log_acceptance[0, sure]) < 0.35
+    assert draft.chances(np.full(1, 0.9), None, 1, np.zeros((2, 1)))[0, 0] < 0.35

@@ -66,7 +66,7 @@ def sabotage_all(gov: GovernedGenerate, saboteur: Saboteur) -> None:
     seat.policy = None
     beliefs = governor._beliefs
     for draft in beliefs._drafts.values():
-        for name in ("survival", "confidence_frailty", "note", "learn", "read"):
+        for name in ("survival", "effects", "note", "learn", "read"):
             saboteur.sabotage(draft, name, 0.05)
     saboteur.sabotage(beliefs._cost, "update", 0.05)
     saboteur.sabotage(beliefs._cost, "round_s", 0.05)
