@@ -23,6 +23,7 @@ from flyball.controller.history import History
 from flyball.controller.policy_file import PolicyFile
 from flyball.controller.recording import open_recording
 from flyball.controller.seat import Seat
+from flyball.controller.shadows import Shadows
 from flyball.controller.steps import Step, Steps
 from flyball.estimators.slots import SlotPool
 from flyball.policies.length.base import RoundResult, View
@@ -80,9 +81,19 @@ class Governor:
         return self._seat.wants_confidence
 
     @property
+    def wants_entropy(self) -> bool:
+        """Whether the policy wants to know entropies then, too."""
+        return self._seat.wants_entropy
+
+    @property
     def wants_reading(self) -> bool:
         """Whether the policy wants skipped text read."""
         return self._seat.wants_reading
+
+    @property
+    def follows_shadows(self) -> bool:
+        """Whether even the one token that a round left over is wanted read."""
+        return self._seat.shadows is not None and self._seat.shadows.listening
 
     @property
     def policy_name(self) -> str:
@@ -105,7 +116,7 @@ class Governor:
         kind = self._guard.at_work
         self._guard.count(kind, repr(error))
         self._guard.bench(self.num_steps)
-        self._seat.policy = None
+        self._seat.vacate()
         self._steps.forget_looks()
         self._beliefs.forget(kind)
 
@@ -123,6 +134,8 @@ class Governor:
         try:
             self._beliefs.admit(slots)
             self._guard.at_work = "admit"
+            if self._seat.shadows is not None:
+                self._seat.shadows.admit(slots)
             if self._seat.policy is not None:
                 self._seat.policy.admit(slots)
         except Exception as error:
@@ -183,11 +196,12 @@ class Governor:
         return plan
 
     def _decide(self, look: Look) -> Plan:
-        self._guard.at_work = "admit"
-        policy = self._seat.policy or self._seat.hire()
+        if self._seat.policy is None:
+            self._guard.at_work = "admit"
+            self._seat.hire()
         self._guard.at_work = "decide"
         view, choice = look.view, look.choice
-        draft_len = check_lengths(policy.decide(view), len(view.slots), self.max_draft_len)
+        draft_len = check_lengths(self._seat.decide(view), len(view.slots), self.max_draft_len)
         if not self.wants_confidence and len(self._host.drafts) > 1:
             choice = self._beliefs.rechoose(look, int(draft_len.max()))
         if self._host.ragged_ok:
@@ -196,7 +210,14 @@ class Governor:
             draft_len[:] = min(round(float(draft_len.mean())), int(choice.limit.min()))
         return Plan(self.num_steps, draft_len, choice.draft)
 
-    def stop(self, step_id: int, rows: Rows, position: int, confidence: Floats) -> Bools:
+    def stop(
+        self,
+        step_id: int,
+        rows: Rows,
+        position: int,
+        confidence: Floats,
+        entropy: Floats | None = None,
+    ) -> Bools:
         """Which drafts end with the token at `position`.
 
         Asked before that token is drawn, for every position in turn; a draft that ended is not
@@ -207,6 +228,7 @@ class Governor:
             rows: (m,) rows of the plan whose drafts go on, ascending.
             position: 1 for the first drafted token.
             confidence: (m,) the draft's largest probability at `position`.
+            entropy: (m,) of its distribution there, in nats, if known.
 
         Returns:
             (m,) True where nothing is drafted after `position`.
@@ -217,7 +239,8 @@ class Governor:
         started = self._clock()
         self._guard.at_work = "stop"
         try:
-            ends = check_stops(self._seat.ask(step.advance(rows, position, confidence)), len(rows))
+            progress = step.advance(rows, position, confidence, entropy)
+            ends = check_stops(self._seat.ask(progress), len(rows))
         except Exception as error:
             self._fail(error)
             ends = np.ones(len(rows), np.bool_)
@@ -235,6 +258,8 @@ class Governor:
                 self._teach(rows)
             if cost is not None:
                 self._observe_cost(cost, rows)
+            if self._seat.shadows is not None:
+                self._follow(self._seat.shadows, rows, cost)
             if rows is not None:
                 self._record(rows, cost)
         except Exception as error:
@@ -273,6 +298,21 @@ class Governor:
             self._guard.at_work = "learn"
             policy.learn(RoundResult(rows.slots, rows.proposed, rows.accepted))
 
+    def _follow(self, shadows: Shadows, rows: Outcomes | None, cost: Cost | None) -> None:
+        """Let shadows walk over what settled, and hire whom they recommend."""
+        self._guard.at_work = "shadows"
+        if rows is not None:
+            shadows.note(rows)
+        if cost is not None and cost.sound:
+            shadows.allow(cost.step_s)
+        step = self._steps.latest
+        if not shadows.due or step.look is None or step.look.quoted is None:
+            return
+        look, acting = step.look, shadows.acting
+        shadows.walk(step.slots, lambda slots: self._beliefs.know(slots, look))
+        if shadows.acting != acting:
+            self._seat.hire()
+
     def _observe_costs(self, costs: Sequence[Cost | None]) -> None:
         """Take in what several rounds cost; those of a plan follow each other."""
         before = None
@@ -295,7 +335,14 @@ class Governor:
             self._guard.at_work = "overrun"
             raise BadAnswerError(f"a decision of {step.decision_s} s governed {cost.step_s} s")
 
-    def read(self, slots: Ints, match: Floats, draft: int = 0) -> None:
+    def read(
+        self,
+        slots: Ints,
+        match: Floats,
+        draft: int = 0,
+        confidence: Floats | None = None,
+        entropy: Floats | None = None,
+    ) -> None:
         """What a draft would have proposed on settled text that it only read.
 
         Args:
@@ -304,13 +351,22 @@ class Governor:
                 draft's proposal would have been accepted (0 or 1 under greedy decoding), NaN
                 where there is no token.
             draft: which one, of those that step.
+            confidence: (n, w) the draft's largest probability at each token, if known.
+            entropy: (n, w) of its distribution there, in nats, if known.
         """
         check_draft(self._host, draft, steps=True)
         num_slots = self._pool.num_slots
-        if not self._guard.sound_reading(slots, match, num_slots) or match.size == 0:
+        if (
+            not self._guard.sound_reading(slots, match, (confidence, entropy), num_slots)
+            or match.size == 0
+        ):
             return
         try:
-            self._beliefs.read(slots, match, draft)
+            if match.shape[1] > 1:  # a single one is what a round left over, for shadows alone
+                self._beliefs.read(slots, match, draft)
+            if self._seat.shadows is not None:
+                self._guard.at_work = "shadows"
+                self._seat.shadows.read(slots, match, confidence, entropy)
         except Exception as error:
             self._fail(error)
 

@@ -11,14 +11,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, field_validator
 
 from flyball.controller.errors import PolicyFileError
 from flyball.policies.length.base import LengthPolicy, LengthSettings
 from flyball.policies.length.goodput import GoodputSettings
+from flyball.policies.length.static import Static, StaticSettings
 from flyball.policies.registry import LENGTH_POLICIES
 
 POLICIES = {"length": LENGTH_POLICIES}  # by section
+# A table of batch sizes has no default.
+SHADOWS = tuple(name for name in LENGTH_POLICIES if name != "batch_table")
+_STATIC_LENGTHS = (0, 1, 2, 4, 8, 16, 32, 64)
 
 if TYPE_CHECKING:
     AnyLength = LengthSettings
@@ -40,6 +44,32 @@ class TraceSettings(BaseModel):
     )
 
 
+class GovernorSettings(BaseModel):
+    """Whom the governor follows."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+    follow: Literal["shadows", "length"] = Field(
+        default="shadows",
+        description="'shadows': whichever policy does best on the live text, that of the length "
+        "section preferred; 'length': that of the length section.",
+    )
+    shadows: list[str] = Field(
+        default=["heuristic", "static", "survival", "threshold"],
+        description="Length policies that run as shadows, with their default settings; 'static' "
+        "stands for the lengths 0, 1, 2, 4, 8, 16, 32 and 64.",
+    )
+
+    @field_validator("shadows")
+    @classmethod
+    def _known(cls, names: list[str]) -> list[str]:
+        for name in names:
+            if name not in SHADOWS:
+                near = _nearest(name, list(SHADOWS))
+                raise ValueError(f"unknown policy '{name}' for governor.shadows{near}")
+        return names
+
+
 class PolicyFile(BaseModel):
     """What a policy file says; see the README for an example."""
 
@@ -48,6 +78,11 @@ class PolicyFile(BaseModel):
     version: Literal[1] = Field(description="Version of the file format.")
     length: AnyLength = Field(
         default_factory=GoodputSettings, description="How many tokens to draft."
+    )
+    governor: GovernorSettings | None = Field(
+        default=None,
+        description="Left out, shadows are followed where the length section is left out or names "
+        "goodput.",
     )
     trace: TraceSettings | None = Field(
         default=None, description="Record every verification round; left out, nothing is."
@@ -70,6 +105,31 @@ class PolicyFile(BaseModel):
     def make_length_policy(self) -> LengthPolicy:
         """A new length policy with these settings."""
         return LENGTH_POLICIES[self.length.policy](self.length)
+
+    def make_shadows(self) -> dict[str, LengthPolicy]:
+        """New policies to be followed if they do better, by name, that of the file first.
+
+        Empty where it alone is followed.
+        """
+        governor, limit = self.governor, self.length.max_draft_len
+        if governor is None:
+            governor = GovernorSettings(
+                follow="shadows" if isinstance(self.length, GoodputSettings) else "length"
+            )
+        if governor.follow == "length":
+            return {}
+        found = {self.length.policy: self.make_length_policy()}
+        for name in governor.shadows:
+            if name == "static":
+                for length in _STATIC_LENGTHS:
+                    if length <= limit:
+                        settings = StaticSettings(draft_len=length, max_draft_len=limit)
+                        found.setdefault(f"static_{length}", Static(settings))
+            elif name not in found:
+                policy = LENGTH_POLICIES[name]
+                bound = min(limit, policy.Settings.model_fields["max_draft_len"].default)
+                found[name] = policy(policy.Settings(policy=name, max_draft_len=bound))
+        return found
 
 
 def load_policy(source: str | Path | Mapping[str, Any] | PolicyFile | None) -> PolicyFile:

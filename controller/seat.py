@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import copy
+
 import numpy as np
 from numpy.typing import NDArray
 
 from flyball.controller.contract import HostInfo
 from flyball.controller.policy_file import PolicyFile
 from flyball.controller.reload import PolicyWatch
+from flyball.controller.shadows import Shadows
 from flyball.estimators.slots import SlotPool
-from flyball.policies.length.base import LengthPolicy, Progress
+from flyball.policies.length.base import Ints, LengthPolicy, Progress, View
 from flyball.policies.registry import LENGTH_POLICIES
 
 
@@ -24,8 +27,11 @@ class Seat:
     Attributes:
         policy: the one that is seated; None before it is needed and after a fault.
         wants_confidence: whether it wants to be asked while drafts are made.
+        wants_entropy: whether it wants to know entropies then.
         wants_reading: whether it wants skipped text read.
         max_draft_len: largest length that file and host allow.
+        follows: whether shadows are followed: the file wants it, and the host shows the text.
+        shadows: policies that walk over the live text; None before they are needed.
     """
 
     def __init__(self, file: PolicyFile, host: HostInfo, pool: SlotPool) -> None:
@@ -37,29 +43,59 @@ class Seat:
         self._seat(file)
 
     def _seat(self, file: PolicyFile) -> None:
-        policy, host = LENGTH_POLICIES[file.length.policy], self._host
         self._file = file
+        self.vacate()
+        shadows, drafts = file.make_shadows(), self._host.drafts
+        # Of several drafts, or of one that makes offers, the text shows only a part.
+        self.follows = bool(shadows) and self._host.reads and len(drafts) == 1 and drafts[0].steps
+        policies = [LENGTH_POLICIES[file.length.policy]]
+        if self.follows:
+            policies += [type(policy) for policy in shadows.values()]
+        asks = self._host.mid_draft_stop
+        self.wants_confidence = asks and any(policy.stops for policy in policies)
+        self.wants_entropy = asks and any(policy.entropies for policy in policies)
+        self.wants_reading = any(policy.reads for policy in policies)
+        self.max_draft_len = min(file.length.max_draft_len, self._host.max_draft_len)
+
+    def vacate(self) -> None:
+        """Nobody sits, and nothing is left of the shadows: after a fault, or for a new file."""
         self.policy: LengthPolicy | None = None
-        self.wants_confidence = policy.stops and host.mid_draft_stop
-        self.wants_reading = policy.reads
-        self.max_draft_len = min(file.length.max_draft_len, host.max_draft_len)
+        self.shadows: Shadows | None = None
 
     @property
     def name(self) -> str:
         """The policy and its version, as traces and metrics name it."""
-        return f"{self._file.length.policy}/1"
+        acting = self._file.length.policy if self.shadows is None else self.shadows.acting
+        return f"{acting}/1"
 
-    def hire(self) -> LengthPolicy:
-        """A new policy, told of all requests that are there."""
-        self.policy = self._file.make_length_policy()
-        self.policy.admit(self._pool.taken)
-        return self.policy
+    def hire(self) -> None:
+        """Seat a new policy, told of all requests that are there; or the shadow to follow."""
+        if not self.follows:
+            self.policy = self._file.make_length_policy()
+            self.policy.admit(self._pool.taken)
+            return
+        if self.shadows is None:
+            shadows = Shadows(self._file.make_shadows())
+            shadows.admit(self._pool.taken)
+            self.shadows = shadows
+        # A shadow that learns goes on learning from its own virtual rounds.
+        shadow = self.shadows.policies[self.shadows.acting]
+        self.policy = copy.deepcopy(shadow) if shadow.learns else shadow
+
+    def decide(self, view: View) -> Ints:
+        """Lengths (n,) for a round; whoever is followed, what costs most to know is tried."""
+        assert self.policy is not None
+        if self.shadows is not None and view.probe_len is not None:
+            return np.full(len(view.slots), view.probe_len, np.int32)
+        return self.policy.decide(view)
 
     def ask(self, progress: Progress) -> NDArray[np.bool_]:
         """Which drafts (m,) end here: none where the policy never asks, all where none sits."""
         if self.policy is None:
             return np.ones(len(progress.rows), np.bool_)
-        if not self.wants_confidence:
+        if not self.policy.stops or not self.wants_confidence:
+            return np.zeros(len(progress.rows), np.bool_)
+        if self.shadows is not None and progress.view.probe_len is not None:
             return np.zeros(len(progress.rows), np.bool_)
         return self.policy.stop(progress)
 

@@ -108,7 +108,7 @@ def test_a_dumped_policy_names_every_setting_and_loads_as_itself(
 
 def test_the_schema_names_every_policy_and_section() -> None:
     schema = policy_schema()
-    assert set(schema["properties"]) == {"version", "length", "trace", "reload"}
+    assert set(schema["properties"]) == {"version", "length", "governor", "trace", "reload"}
     assert set(schema["properties"]["length"]["discriminator"]["mapping"]) == set(LENGTH_POLICIES)
     assert schema["additionalProperties"] is False
 
@@ -122,3 +122,21 @@ def test_missing_and_odd_files_are_named(tmp_path: Path) -> None:
     binary.write_bytes(b"\xff\xfe\x00")
     with pytest.raises(PolicyFileError, match="not UTF-8"):
         load_policy(binary)
+
+
+def test_shadows_are_policies_that_exist() -> None:
+    for names in (["goodputt"], ["batch_table"]):
+        with pytest.raises(PolicyFileError) as error:
+            load_policy({"version": 1, "governor": {"follow": "shadows", "shadows": names}})
+        assert names[0] in str(error.value)
+        assert "\n" not in str(error.value)
+
+
+def test_shadows_are_made_where_they_are_followed() -> None:
+    assert list(load_policy(None).make_shadows())[0] == "goodput"
+    assert load_policy({"version": 1, "governor": {"follow": "length"}}).make_shadows() == {}
+    short = {"policy": "goodput", "max_draft_len": 3}
+    found = load_policy({"version": 1, "length": short}).make_shadows()
+    assert {"static_0", "static_1", "static_2", "heuristic"} <= set(found)
+    assert "static_4" not in found
+    assert all(policy.settings.max_draft_len <= 3 for policy in found.values())
