@@ -24,7 +24,7 @@ from benchmarks.length_streams import MAX_DRAFT_LEN, SCENARIOS, TARGET_S, Costs
 from benchmarks.length_traces import RECORDED
 from flyball.policies.registry import LENGTH_POLICIES
 
-DEFAULT = "goodput"
+DEFAULT = "default"  # goodput, and shadows are followed
 CAUSAL, RUNS = "causal oracle", "run oracle"
 TEXTS = {**SCENARIOS, **RECORDED}
 GROUPS = {"synthetic texts": tuple(SCENARIOS), "recorded texts": tuple(RECORDED)}
@@ -77,8 +77,8 @@ def _walk(job: Job) -> list[dict[str, Any]]:
     causal = walks.get(CAUSAL)
     for name in LENGTH_POLICIES:
         if name not in LEFT_OUT:
-            policy = {"policy": name, "max_draft_len": MAX_DRAFT_LEN}
-            walks[name] = walk_policy(stream, costs, policy)
+            walks[name] = walk_policy(stream, costs, _file(name, follow="length"))
+    walks[DEFAULT] = walk_policy(stream, costs, _file("goodput", follow="shadows"))
     return [
         {
             "scenario": scenario,
@@ -94,6 +94,12 @@ def _walk(job: Job) -> list[dict[str, Any]]:
         }
         for name, walk in walks.items()
     ]
+
+
+def _file(name: str, follow: str) -> dict[str, Any]:
+    """A policy file with this policy."""
+    length = {"policy": name, "max_draft_len": MAX_DRAFT_LEN}
+    return {"version": 1, "length": length, "governor": {"follow": follow}}
 
 
 def _settled(walk: Walk) -> int:

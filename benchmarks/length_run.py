@@ -129,17 +129,16 @@ def walk_causal(stream: Stream, costs: Costs) -> Walk:
 
 
 def walk_policy(stream: Stream, costs: Costs, policy: Mapping[str, Any]) -> Walk:
-    """A governor with this policy, as a host with one request at a time would run it.
+    """A governor with this policy file, as a host with one request at a time would run it.
 
     Where nothing was drafted, the draft reads the text before it goes on, and every `READ_EVERY`
     tokens, in one forward that takes as long as a draft step.
     """
     host = HostInfo("arena", max_draft_len=MAX_DRAFT_LEN)
-    file = load_policy({"version": 1, "length": dict(policy)})
-    governor = Governor(file, host, clock=lambda: 0.0)  # time here is virtual
+    governor = Governor(load_policy(policy), host, clock=lambda: 0.0)  # time here is virtual
     run, tokens, seconds = runs_of(stream), [], []
     decision_s = 0.0
-    confidence = stream.confidence
+    confidence, entropy = stream.confidence, stream.entropy
     row = np.zeros(1, np.intp)
     for start, end, limit in _requests(stream):
         slots = governor.admit(1)
@@ -151,12 +150,16 @@ def walk_policy(stream: Stream, costs: Costs, policy: Mapping[str, Any]) -> Walk
             if governor.wants_confidence:
                 for place in range(1, length):
                     sure = confidence[position, place - 1 : place]
-                    if governor.stop(plan.step_id, row, place, sure)[0]:
+                    spread = entropy[position, place - 1 : place]
+                    if governor.stop(plan.step_id, row, place, sure, spread)[0]:
                         length = place
                         break
             reads = position - read >= READ_EVERY or (length > 0 and position > read)
-            if reads and governor.wants_reading:
-                governor.read(slots, stream.match[None, read:position].astype(np.float64))
+            worth_it = position - read > 1 or governor.follows_shadows
+            if reads and worth_it and governor.wants_reading:
+                match = stream.match[None, read:position].astype(np.float64)
+                seen = (sign[None, read:position, 0] for sign in (confidence, entropy))
+                governor.read(slots, match, 0, *seen)
                 read = position
             decision_s += time.perf_counter() - begun
             accepted = min(int(run[position]), length)
@@ -170,6 +173,7 @@ def walk_policy(stream: Stream, costs: Costs, policy: Mapping[str, Any]) -> Walk
                 np.array([accepted], np.int32),
                 np.array([min(accepted + 1, length, emitted)], np.int32),
                 confidence[None, position, :length],
+                entropy=entropy[None, position, :length],
             )
             draft_s = costs.draft_s * length
             verify_s = round_s - draft_s - costs.host_s
@@ -179,7 +183,9 @@ def walk_policy(stream: Stream, costs: Costs, policy: Mapping[str, Any]) -> Walk
             decision_s += time.perf_counter() - begun
             tokens.append(emitted)
             seconds.append(round_s + reading_s)
-            read = position + emitted if length > 0 else read
+            if length > 0:
+                # The token after a draft that was accepted in full is still to be read.
+                read = position + emitted - (accepted == length and emitted > length)
             position += emitted
         governor.release(slots)
     if governor.faults:

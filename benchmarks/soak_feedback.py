@@ -79,6 +79,7 @@ def random_host(choose: random.Random) -> HostInfo:
         ragged_ok=choose.random() < 0.7,
         padded=choose.random() < 0.5,
         mid_draft_stop=not overlap and choose.random() < 0.7,
+        reads=choose.random() < 0.7,
         feedback_delay=choose.choice((0, 0, 1, 4)),
         rounds_overlap=overlap,
         drafts=tuple(DraftInfo(f"draft {i}", steps=step) for i, step in enumerate(steps)),
@@ -125,6 +126,7 @@ class Feedback:
             None if choose.random() < 0.2 else self.table(len(slots), width),
             None if len(self._host.drafts) < 2 else draft,
             exhausted,
+            None if choose.random() < 0.5 else 3.0 * self.table(len(slots), width),
         )
 
     def spoilt(self, outcomes: Outcomes) -> Outcomes:
@@ -132,12 +134,12 @@ class Feedback:
         choose = self._choose
         field = choose.choice(
             ("step_id", "slots", "proposed", "accepted", "observed", "confidence", "draft",
-             "exhausted")
+             "exhausted", "entropy")
         )  # fmt: skip
         value: Any
         if field == "step_id":
             value = choose.choice((0, -1, 10**9))
-        elif field == "confidence":
+        elif field in ("confidence", "entropy"):
             value = choose.choice(BAD_TABLES)(self.table(len(outcomes.slots), 64))
         elif field == "slots":
             value = choose.choice((*BAD_SLOTS, *ODD_SLOTS))(outcomes.slots)

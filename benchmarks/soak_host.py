@@ -47,7 +47,8 @@ class WildHost:
         self._choose = choose = random.Random(int(self._rng.integers(2**62)))
         self._host = random_host(choose)
         section = random_section(policy, choose)
-        file = load_policy({"version": 1, "length": section})
+        follow = choose.choice(("length", "shadows"))
+        file = load_policy({"version": 1, "length": section, "governor": {"follow": follow}})
         self.subject = self.governor = Governor(file, self._host, _still)
         self.tally = Tally()
         self._feedback = Feedback(self._host, self._rng, choose)
@@ -187,7 +188,8 @@ class WildHost:
             confidence = self._feedback.table(len(rows), 1)[:, 0]
             if choose.random() < 0.1:
                 confidence = choose.choice(BAD_TABLES[:5])(confidence)
-            ends = self._ask(self.governor.stop, step_id, rows, position, confidence)
+            entropy = choose.choice((None, 3.0 * confidence))
+            ends = self._ask(self.governor.stop, step_id, rows, position, confidence, entropy)
             fits = ends.dtype == np.bool_ and ends.shape == rows.shape
             expect(fits, f"{len(rows)} booleans", ends)
             expect(not late or ends.all(), "drafts of other steps to end", ends)
@@ -259,7 +261,13 @@ class WildHost:
                 match = self._choose.choice(BAD_TABLES)(match)
             else:
                 slots = self._choose.choice((*BAD_SLOTS, *ODD_SLOTS))(slots)
-        self._ask(self.governor.read, slots, match, self._choose.choice(self._stepping))
+        signs: list[Any] = [None, None]
+        if isinstance(match, np.ndarray) and match.ndim == 2 and match.shape[1] <= 64:
+            signs = [self._feedback.table(*match.shape) for _ in signs]
+        if self._bad("match", "confidence"):
+            signs[0] = self._choose.choice(BAD_TABLES)(np.zeros((3, 4)))
+        draft = self._choose.choice(self._stepping)
+        self._ask(self.governor.read, slots, match, draft, *signs)
 
     def _compare(self) -> None:
         if not self._offering:

@@ -120,9 +120,9 @@ class LonePolicy:
             if len(rows) == 0:
                 break
             start = self._choose.randrange(MOST_REQUESTS)
-            chances = [table[start : start + len(rows), 0] for table in self._tables[-3:]]
+            chances = [table[start : start + len(rows), 0] for table in self._tables[-4:]]
             if self._choose.random() < 0.1:
-                chances[-1] = np.full(len(rows), np.nan)
+                chances[self._choose.choice((-1, -2))] = np.full(len(rows), np.nan)
             progress = Progress(view, rows, position, *chances)
             ends = self.tally.time(self.policy.stop, progress)
             fits = ends.shape == rows.shape and ends.dtype == np.bool_

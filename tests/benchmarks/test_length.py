@@ -66,7 +66,7 @@ def test_oracles_are_no_worse_than_any_static_length(name: str) -> None:
 
 
 def test_the_summary_compares_with_an_oracle_only_where_there_is_one() -> None:
-    rates = {"goodput": 1.1, "ucb": 1.0, length.RUNS: 1.3, length.CAUSAL: 1.2}
+    rates = {"default": 1.1, "ucb": 1.0, length.RUNS: 1.3, length.CAUSAL: 1.2}
     rows = [
         {"scenario": scenario, "policy": policy, "vs_static": rate, "decision_us": 1.0}
         for scenario in length.TEXTS
@@ -83,4 +83,4 @@ def test_the_summary_compares_with_an_oracle_only_where_there_is_one() -> None:
         assert found[name]["best_other"] == "ucb"
         assert found[name]["vs_best_other"] == pytest.approx(1.1)
     table = length._table(rows, tuple(RECORDED))
-    assert [line["policy"] for line in table] == [length.RUNS, "goodput", "ucb"]
+    assert [line["policy"] for line in table] == [length.RUNS, "default", "ucb"]

@@ -174,7 +174,7 @@ def test_a_virtual_stop_rule_goes_the_way_of_a_governed_run(demo: DemoModels, do
     text, tokens, lengths = governed(demo, domain, 2, section, max_new_tokens=120)
     assert len(set(lengths)) > 2
     stream = stream_of(domain, record_matches(demo.target, demo.draft, [text]))
-    walked = walk_policy(stream, COSTS, section)
+    walked = walk_policy(stream, COSTS, {"version": 1, "length": section})
     assert walked.tokens.tolist() == tokens
     np.testing.assert_allclose(walked.seconds, COSTS.round_s(np.array(lengths, float)))
 
