@@ -38,7 +38,7 @@ class Look:
     quoted: Quote | None  # None while the costs are unknown
     way: int
     longest_s: float  # of a round
-    effects: Floats | None = None  # for stops (2, n); None where nothing steps
+    effects: Floats | None = None  # for stops (2, n, effects); None where nothing steps
     chances: Chances | None = None  # likewise
 
 
@@ -265,7 +265,7 @@ class Beliefs:
         return Knowledge(
             view=look.view,
             survival=draft.survival(slots)[:, 1:],
-            effects=draft.effects(slots),
+            effect=draft.effect(slots),
             chances=draft.chances,
             asks=self._can_stop,
         )
@@ -338,6 +338,7 @@ class Beliefs:
         if self._surprise.update(num_tokens):
             self._guard.at_work = "acceptance"
             for draft in self._drafts.values():
+                draft.hasten()
                 self._learn(draft)
 
     def learn_cost(self, cost: Cost) -> bool:

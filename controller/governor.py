@@ -187,7 +187,6 @@ class Governor:
             look = self._beliefs.look(slots, batch_size or len(slots), offers)
             plan = self._decide(look)
             step.look = look
-            step.survival = np.ones(len(slots))
         except Exception as error:
             self._fail(error)
             plan = Plan(self.num_steps, nothing, nothing)

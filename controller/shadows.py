@@ -17,7 +17,7 @@ from flyball.controller.contract import Outcomes
 from flyball.controller.guard import check_lengths, check_stops
 from flyball.estimators.hedge import FixedShare
 from flyball.estimators.slots import SlotArray
-from flyball.estimators.survival import Chances
+from flyball.estimators.survival import Chances, sigmoid
 from flyball.policies.length.base import LengthPolicy, Progress, RoundResult, View
 
 Floats = NDArray[np.float64]
@@ -123,14 +123,14 @@ class Knowledge:
     Attributes:
         view: that the latest round was planned with.
         survival: (n, K) of each request, by position.
-        effects: (2, n) of each request on
+        effect: (2, n) of each request on
         chances: that a token is accepted; see `SteppingDraft`.
         asks: whether the host asks policies in mid-draft.
     """
 
     view: View
     survival: Floats
-    effects: Floats
+    effect: Floats
     chances: Chances
     asks: bool
 
@@ -168,7 +168,8 @@ class _Stretch:
     def _accept(self) -> Floats:
         """What the confidences say; where there are none, what is believed of the request."""
         known, row = self._known, self.row
-        found = known.chances(self.sure, self.entropy, 1, known.effects[:, row])
+        logits = known.chances.logits(self.sure, self.entropy, 1)
+        found = sigmoid(logits + known.effect[:, row])
         usual = known.survival[row, 0]
         return np.where(self.sure == self.sure, found, usual)
 

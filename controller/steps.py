@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flyball.controller.beliefs import Look
+from flyball.estimators.survival import EFFECTS, sigmoid
 from flyball.policies.length.base import Progress
 
 Floats = NDArray[np.float64]
@@ -26,7 +27,7 @@ class Step:
     num_waiting: int = 0
     planned: Ints | None = None  # (n,)
     look: Look | None = None  # None in a round without the policy
-    survival: Floats | None = None  # of the drafts so far (n,)
+    reached: Floats | None = None  # likelihood (n, effects) of the drafts so far being accepted
     decision_s: float = 0.0
 
     @property
@@ -49,16 +50,23 @@ class Step:
             confidence: (m,) the draft's largest probability at `position`.
             entropy: (m,) of its distribution there, in nats, if known.
         """
-        look, survival = self.look, self.survival
-        assert look is not None and survival is not None
-        assert look.effects is not None and look.chances is not None
+        look, reached = self.look, self.reached
+        assert look is not None and look.effects is not None and look.chances is not None
+        if reached is None:
+            self.reached = reached = np.ones(look.effects.shape[1:])
         # Rows in order and all there: a slice costs a fifth of an index array.
-        index = slice(None) if len(rows) == len(survival) else rows
-        acceptance = look.chances(confidence, entropy, position, look.effects[:, index])
+        index = slice(None) if len(rows) == len(reached) else rows
+        logits = look.chances.logits(confidence, entropy, position)
+        chances = sigmoid(logits[:, :, None] + EFFECTS)  # (2, m, effects)
+        reached[index] = so_far = reached[index] * chances[0]
+        weighted = look.effects[:, index] * so_far
+        survival = np.add.reduce(weighted[0], axis=-1)
+        # A draft that got so far is one of a request that goes well.
+        following = np.add.reduce(weighted[1] * chances[1], axis=-1)
+        following /= np.maximum(np.add.reduce(weighted[1], axis=-1), 1e-300)
         if entropy is None:
             entropy = np.full(len(rows), np.nan)
-        survival[index] = reached = survival[index] * acceptance[0]
-        return Progress(look.view, rows, position, reached, acceptance[1], confidence, entropy)
+        return Progress(look.view, rows, position, survival, following, confidence, entropy)
 
 
 class Steps:

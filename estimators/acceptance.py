@@ -8,8 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flyball.estimators.drift import DriftDetector
-from flyball.estimators.memories import Memories
-from flyball.estimators.slots import SlotArray
+from flyball.estimators.levels import Levels
 
 Floats = NDArray[np.float64]
 Slots = NDArray[np.int32]
@@ -17,6 +16,7 @@ Cells = NDArray[np.intp]
 
 
 FLAT_PRIOR = -np.log(0.7)
+FRAILTIES = 0.04 * 2.0 ** (np.arange(13) * 0.65)
 _FALSE_ALARMS = 1e-4  # of the updates of an unchanging world shorten the shared memory, at most
 
 
@@ -28,69 +28,47 @@ class AcceptanceEstimator:
 
         P(token accepted) = exp(-f[i] * H[cell]),
 
-    the proportional hazards model with a Gamma(shape, shape) frailty: the mean over all requests
-    is the prior, a request's own record makes its posterior,
-
-        f[i] = (shape + rejections[i]) / (shape + sum of H over the tokens it was observed at),
-
-    and `H` is Breslow's estimator, rejections over frailty-weighted exposure (Breslow 1972;
+    the proportional hazards model. A request's frailty is one of `FRAILTIES`, with probabilities
+    that its own record gives (see `Levels`); at first they are those of a Gamma distribution with
+    mean 1 and variance 1/2, which fits domains whose acceptance ranges from 0.4 to 0.95. `H` is
+    Breslow's estimator, rejections over frailty-weighted exposure (Breslow 1972;
     Clayton 1978 for the frailty). A rejected token counts the expected exposure until its
     rejection, 1 / r - 1 / (e^r - 1) with r = f * H, the E-step of an EM algorithm. All counts
     are discounted, so that both follow drift; only observed positions may be given, which is
     what makes censoring harmless. Where rejections come to differ from what was expected of the
     requests (`DriftDetector`), the shared counts lose what the detector's window loses.
 
-    A request's own record is kept with several memories (see `Memories`); its frailty is their
-    weighted mean.
-
     Args:
         prior: (cells,) cumulative hazards believed in before any outcome. What is seen first
             scales all of them together, then each cell goes its own way.
-        shape: of the Gamma prior; 1 / shape is the variance of the frailty between requests. 2
-            fits domains whose acceptance per token ranges from 0.4 to 0.95.
         memory: observed rounds after which a shared count has lost 1 - 1/e of its weight.
-        memories: of a request's own record.
     """
 
     def __init__(
         self,
         prior: Floats,
-        shape: float = 2.0,
         memory: float = 400.0,
-        memories: Memories | None = None,
     ) -> None:
         self._prior = prior
-        self._shape = shape
         self._keep = float(np.exp(-1.0 / memory))
         self._rejections = np.zeros(len(prior))
         self._exposure = np.zeros(len(prior))
-        self._memories = memories or Memories()
-        self._request_rejections = self._memories.record()
-        self._request_exposure = self._memories.record()
-        self._request_frailty = self._memories.record(1.0)
-        self._frailty = SlotArray(1.0)
+        self._levels = Levels(FRAILTIES**2 * np.exp(-2.0 * FRAILTIES))
         self._drift = DriftDetector(_FALSE_ALARMS)
         self.hazard = prior.copy()
 
     def admit(self, slots: Slots) -> None:
         """Forget what earlier requests in these slots did."""
-        for array in (
-            self._request_rejections,
-            self._request_exposure,
-            self._request_frailty,
-            self._memories.weight,
-            self._frailty,
-        ):
-            array.reset(slots)
+        self._levels.admit(slots)
 
     @property
     def healthy(self) -> bool:
         """Whether all estimates are finite."""
-        return math.isfinite(self.hazard.sum() + self._frailty.values.sum())
+        return math.isfinite(self.hazard.sum() + self._levels.weight.values.sum())
 
-    def frailty(self, slots: Slots) -> Floats:
-        """How much more often than the average request these are rejected."""  # (n,)
-        result: Floats = self._frailty.values[slots]
+    def frailties(self, slots: Slots) -> Floats:
+        """Probability (n, frailties) of each of `FRAILTIES`."""
+        result: Floats = self._levels.weight.values[slots]
         return result
 
     def update(
@@ -111,7 +89,8 @@ class AcceptanceEstimator:
         """
         if len(slots) == 0:
             return 1.0
-        frailty, hazard = self._frailty.values[slots], self.hazard[cells]
+        hazard = self.hazard[cells]
+        frailty = (self._levels.weight.values @ FRAILTIES)[slots]
         weight = np.ones(len(slots))
         missed = np.flatnonzero(rejected)
         rate = np.minimum(np.maximum(frailty[missed] * hazard[missed], 1e-6), 100.0)
@@ -123,29 +102,23 @@ class AcceptanceEstimator:
         self._rejections += np.bincount(cells, rejected, num_cells)
         self._exposure *= keep
         self._exposure += np.bincount(cells, frailty * weight, num_cells)
-        self._learn_requests(slots, hazard, weight, rejected, seen)
+        self._learn_requests(slots, hazard, rejected, seen)
         # The prior, scaled to what all cells saw, weighs as much as 4 tokens in each of them.
         scale = (2.0 + self._rejections.sum()) / (2.0 + self._prior @ self._exposure)
         self.hazard = (4.0 * scale * self._prior + self._rejections) / (4.0 + self._exposure)
         return lasting
 
-    def _learn_requests(
-        self, slots: Slots, hazard: Floats, weight: Floats, rejected: Floats, seen: Slots
-    ) -> None:
-        """Learn each request's frailty from tokens (t,) and the exposure `weight` of each."""
-        num_slots = len(self._frailty.values)
-        num_rejected = np.bincount(slots, rejected, num_slots)[:, None]
-        exposed = np.bincount(slots, hazard * weight, num_slots)[:, None]
-        frailty = self._request_frailty.values
-        self._memories.weigh(num_rejected * np.log(frailty) - exposed * frailty)
-        keep = self._memories.keep(seen)
-        rejections, exposure = self._request_rejections.values, self._request_exposure.values
-        rejections *= keep
-        rejections += num_rejected
-        exposure *= keep
-        exposure += exposed
-        np.divide(self._shape + rejections, self._shape + exposure, out=frailty)
-        self._frailty.values[:] = self._memories.mean(frailty)
+    def _learn_requests(self, slots: Slots, hazard: Floats, rejected: Floats, seen: Slots) -> None:
+        """Learn the frailties of requests from their tokens (t,)."""
+        num_slots = len(self._levels.weight.values)
+        accepted_at = np.bincount(slots, (1.0 - rejected) * hazard, num_slots)
+        log_likelihood = -accepted_at[:, None] * FRAILTIES
+        missed = np.flatnonzero(rejected)
+        rate = np.maximum(hazard[missed, None] * FRAILTIES, 1e-9)
+        misses = rejected[missed, None] * np.log(-np.expm1(-rate))
+        for level, of_level in enumerate(misses.T):
+            log_likelihood[:, level] += np.bincount(slots[missed], of_level, num_slots)
+        self._levels.update(log_likelihood, seen)
 
     def _lasting(self, rejected: Floats, rate: Floats) -> float:
         """Share of the shared counts that what is seen now leaves standing.

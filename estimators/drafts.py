@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from flyball.estimators.acceptance import FLAT_PRIOR, AcceptanceEstimator
+from flyball.estimators.acceptance import FLAT_PRIOR, FRAILTIES, AcceptanceEstimator
 from flyball.estimators.slots import SlotArray
 from flyball.estimators.survival import (
     NEXT_TOKEN,
@@ -137,7 +137,7 @@ class SteppingDraft:
         self._journal = Journal(max_draft_len)
         self._readings: list[tuple[Ints, NDArray[np.intp], Floats]] = []
         self._num_read = 0
-        self._patience = 2  # rounds after which to learn
+        self._patience = 2.0  # rounds after which to learn
         self._derive()
 
     @property
@@ -157,25 +157,27 @@ class SteppingDraft:
 
     def admit(self, slots: Ints) -> None:
         """Forget what earlier requests in these slots did; nothing of theirs may be pending."""
-        self._patience = 2
+        self._patience = 2.0
         self._match_run.reset(slots)
         for part in self._parts:
             part.admit(slots)
 
     def survival(self, slots: Ints) -> Floats:
         """Probability that the draft is accepted up to each length (n, max_draft_len + 1)."""
-        frailty = self._by_position.frailty(slots)
-        result: Floats = np.exp(frailty[:, None] * self._log_survival)
+        result: Floats = self._by_position.frailties(slots) @ self._survival
         return result
 
-    def effects(self, slots: Ints) -> Floats:
-        """What is particular to these requests (2, n), for `chances`: this token, and the next."""
+    def effect(self, slots: Ints) -> Floats:
+        """What is particular to these requests (2, n), as a logit: this token, and the next."""
         return np.stack([self._this_token.effect(slots), self._next_token.effect(slots)])
 
+    def effects(self, slots: Ints) -> Floats:
+        """Probability (2, n, effects) of each of `EFFECTS`, likewise."""
+        return np.stack([self._this_token.effects(slots), self._next_token.effects(slots)])
+
     def _derive(self) -> None:
-        hazard = self._by_position.hazard
-        self._log_survival = np.zeros(len(hazard) + 1)
-        np.negative(hazard.cumsum(), out=self._log_survival[1:])
+        hazard = np.concatenate([[0.0], self._by_position.hazard]).cumsum()
+        self._survival = np.exp(-FRAILTIES[:, None] * hazard)  # (frailties, lengths)
         # Of this token's acceptance, and of the next one's.
         self.chances = Chances(np.stack([self._this_token.theta, self._next_token.theta]))
 
@@ -221,6 +223,10 @@ class SteppingDraft:
         self._readings.append((slots[row], cells, np.maximum(1.0 - match[row, column], 0.0)))
         self._num_read += match.shape[1]
         return int(np.count_nonzero(match == match) - np.count_nonzero(present))
+
+    def hasten(self) -> None:
+        """Something has changed: learn after 1, 2, 4, 8 rounds again."""
+        self._patience = 0.5
 
     def learn(self) -> int:
         """Learn from what was gathered; returns how many confidences made no sense."""
@@ -310,16 +316,18 @@ class OfferDraft:
 
     def survival(self, slots: Ints, draft_len: Ints, strength: Ints) -> Floats:
         """Probability (n, max_draft_len + 1) that each length is accepted; 0 beyond the offer."""
-        frailty = self._acceptance.frailty(slots)
-        survival: Floats = np.exp(frailty[:, None] * self._log_survival[strength])
+        frailties = self._acceptance.frailties(slots)
+        survival: Floats = np.einsum("nf,nfk->nk", frailties, self._survival[strength])
         survival *= self._lengths <= draft_len[:, None]
         return survival
 
     def _derive(self) -> None:
         hazard = self._acceptance.hazard.reshape(NUM_STRENGTHS, _OFFER_POSITIONS)
         position = np.minimum(self._lengths[:-1], _OFFER_POSITIONS - 1)
-        self._log_survival = np.zeros((NUM_STRENGTHS, len(self._lengths)))
-        np.negative(hazard[:, position].cumsum(axis=1), out=self._log_survival[:, 1:])
+        total = np.zeros((NUM_STRENGTHS, len(self._lengths)))
+        np.cumsum(hazard[:, position], axis=1, out=total[:, 1:])
+        # (strengths, frailties, lengths)
+        self._survival = np.exp(-FRAILTIES[:, None] * total[:, None, :])
 
     def note(self, slots: Ints, strength: Ints, num_matched: Ints, num_compared: Ints) -> None:
         """Gather how far offers (n,) agreed with the text that settled."""

@@ -8,8 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from flyball.estimators.memories import Memories
-from flyball.estimators.slots import SlotArray
+from flyball.estimators.levels import Levels
 
 Floats = NDArray[np.float64]
 Slots = NDArray[np.int32]
@@ -17,6 +16,7 @@ Slots = NDArray[np.int32]
 _HINGES = (1.5, 3.5)  # of the logit of the confidence: about 0.82 and 0.97
 NUM_FEATURES = 4 + len(_HINGES)
 _MOST_EXCESS = 50.0  # nats; no vocabulary has more
+EFFECTS = np.linspace(-4.0, 4.0, 13)  # of a request, as logits
 _LEAST, _MOST = 1e-4, 1.0 - 1e-6  # confidences
 
 
@@ -76,18 +76,16 @@ class Chances:
         self._by_entropy = theta[:, -2, None]
         self._by_position = theta[:, -1, None]
 
-    def __call__(
-        self, confidence: Floats, entropy: Floats | None, position: int, effect: Floats
-    ) -> Floats:
-        """Probability (regressions, t) at a position; effects are (regressions, t)."""
+    def logits(self, confidence: Floats, entropy: Floats | None, position: int) -> Floats:
+        """What is the same for all requests (regressions, t) at a position, as a logit."""
         # NaN counts as no confidence; searchsorted would put it last.
         cells = _EDGES.searchsorted(np.fmax(confidence, 0.0))
-        logit = self._by_confidence[:, cells] + effect
+        logit: Floats = self._by_confidence[:, cells]
         if position > 1:
             logit += self._by_position * math.log(position)
         if entropy is not None:
             logit += self._by_entropy * _excess(confidence, entropy)
-        return sigmoid(logit)
+        return logit
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,9 +114,8 @@ class SurvivalEstimator:
     its time, and its share of the curvature and of the gradient is added to a running quadratic,
     whose weight fades with the rounds; theta is the least of that quadratic plus a Gaussian
     prior: iteratively reweighted least squares, one step a batch, with exponential forgetting
-    (an extended Kalman filter without process noise). The effect u[i] is the like for one
-    request alone, with theta held fixed (a random intercept, Laplace's approximation), the
-    weighted mean of several memories (see `Memories`).
+    (an extended Kalman filter without process noise). The effect u[i] is the mean of
+    `EFFECTS`, by the probability that the request's own record gives each (see `Levels`).
 
     Args:
         prior: what is believed before any outcome.
@@ -140,31 +137,25 @@ class SurvivalEstimator:
         self._prior_gradient: Floats = 4.0 * self.theta
         self._curvature: Floats = np.zeros((NUM_FEATURES, NUM_FEATURES))
         self._gradient: Floats = np.zeros(NUM_FEATURES)
-        self._memories = Memories()
-        self._own_curvature = self._memories.record()
-        self._own_gradient = self._memories.record()
-        self._own_effect = self._memories.record()
-        self._effect = SlotArray(0.0)
+        self._levels = Levels(np.exp(-0.5 * (EFFECTS / spread) ** 2))
 
     def admit(self, slots: Slots) -> None:
         """Forget what earlier requests in these slots did."""
-        for array in (
-            self._own_curvature,
-            self._own_gradient,
-            self._own_effect,
-            self._memories.weight,
-            self._effect,
-        ):
-            array.reset(slots)
+        self._levels.admit(slots)
 
     @property
     def healthy(self) -> bool:
         """Whether all estimates are finite."""
-        return math.isfinite(self.theta.sum() + self._effect.values.sum())
+        return math.isfinite(self.theta.sum() + self._levels.weight.values.sum())
+
+    def effects(self, slots: Slots) -> Floats:
+        """Probability (n, effects) of each of `EFFECTS`."""
+        result: Floats = self._levels.weight.values[slots]
+        return result
 
     def effect(self, slots: Slots) -> Floats:
         """How much more often, as a logit, tokens of these requests are accepted."""  # (n,)
-        result: Floats = self._effect.values[slots]
+        result: Floats = self._levels.weight.values[slots] @ EFFECTS
         return result
 
     def update(
@@ -181,7 +172,8 @@ class SurvivalEstimator:
         """
         if len(slots) == 0:
             return
-        effect, shared = self._effect.values[slots], self.theta @ x
+        shared = self.theta @ x
+        effect = (self._levels.weight.values @ EFFECTS)[slots]
         probability = sigmoid(shared + effect)
         weight = probability * (1.0 - probability)
         residual = accepted - probability
@@ -190,29 +182,20 @@ class SurvivalEstimator:
         self._gradient = keep * self._gradient + x @ (weight * shared + residual)
         curvature = self._prior_curvature + self._curvature
         self.theta[:] = np.linalg.solve(curvature, self._prior_gradient + self._gradient)
-        self._learn_requests(slots, weight, residual, seen)
+        self._learn_requests(slots, shared, accepted, seen)
 
     def forget(self, lasting: float) -> None:
         """Keep a share of the shared record: what it was learned from has changed."""
         self._curvature *= lasting
         self._gradient *= lasting
 
-    def _learn_requests(self, slots: Slots, weight: Floats, residual: Floats, seen: Slots) -> None:
-        """Learn each request's effect from curvature and gradient of tokens (t,)."""
-        num_slots = len(self._effect.values)
-        steepness = np.bincount(slots, residual, num_slots)[:, None]
-        bend = np.bincount(slots, weight, num_slots)[:, None]
-        own, mean = self._own_effect.values, self._effect.values[:, None]
-        off = own - mean
-        self._memories.weigh((steepness - 0.5 * bend * off) * off)
-        keep = self._memories.keep(seen)
-        curvature, gradient = self._own_curvature.values, self._own_gradient.values
-        curvature *= keep
-        curvature += bend
-        gradient *= keep
-        gradient += steepness + bend * mean
-        np.divide(gradient, curvature + self._own_precision, out=own)
-        self._effect.values[:] = self._memories.mean(own)
+    def _learn_requests(self, slots: Slots, shared: Floats, accepted: Floats, seen: Slots) -> None:
+        """Learn the effects of requests from their tokens (t,)."""
+        num_slots = len(self._levels.weight.values)
+        sign = 2.0 * accepted - 1.0
+        chances = np.log(sigmoid(sign[:, None] * (shared[:, None] + EFFECTS)) + 1e-12)
+        log_likelihood = [np.bincount(slots, level, num_slots) for level in chances.T]
+        self._levels.update(np.stack(log_likelihood, axis=1), seen)
 
 
 def sigmoid(logit: Floats) -> Floats:

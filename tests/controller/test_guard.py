@@ -204,9 +204,9 @@ def spoil(part: Any, path: str, bad: float) -> None:
     [
         ("draft", "_by_position.hazard"),
         ("draft", "_this_token.theta"),
-        ("draft", "_next_token._effect.values"),
+        ("draft", "_next_token._levels.weight.values"),
         ("draft", "_by_position._rejections"),
-        ("draft", "_by_position._request_exposure.values"),
+        ("draft", "_by_position._levels.weight.values"),
         ("curve", "_values"),
         ("curve", "_drift"),
         ("price", "_realised"),

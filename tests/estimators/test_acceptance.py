@@ -1,15 +1,17 @@
 import numpy as np
+import pytest
 
-from flyball.estimators.acceptance import FLAT_PRIOR, AcceptanceEstimator
+from flyball.estimators import levels
+from flyball.estimators.acceptance import FLAT_PRIOR, FRAILTIES, AcceptanceEstimator
 from flyball.estimators.drafts import unroll
-from flyball.estimators.memories import Memories
 
 PRIOR = np.full(4, FLAT_PRIOR)
 
 
 def acceptance(estimator: AcceptanceEstimator, slots: np.ndarray, cells: np.ndarray) -> np.ndarray:
     """Probability (n, c) that a token is accepted: the model that the class documents."""
-    return np.exp(-estimator.frailty(slots)[:, None] * estimator.hazard[cells])
+    by_frailty = np.exp(-FRAILTIES[:, None] * estimator.hazard[cells])
+    return estimator.frailties(slots) @ by_frailty
 
 
 def simulate(estimator: AcceptanceEstimator, acceptance: np.ndarray, rounds: int) -> None:
@@ -25,9 +27,12 @@ def simulate(estimator: AcceptanceEstimator, acceptance: np.ndarray, rounds: int
         estimator.update(slots[tokens.row], tokens.position, tokens.rejected, slots)
 
 
-def test_requests_are_told_apart_although_rejections_censor_what_follows() -> None:
+def test_requests_are_told_apart_although_rejections_censor_what_follows(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(levels, "_JUMP", 1e-4)  # hardly anybody changes
     truth = np.array([0.4, 0.6, 0.8, 0.95] * 8)
-    estimator = AcceptanceEstimator(PRIOR, memory=1e9, memories=Memories((1e9,), (1.0,)))
+    estimator = AcceptanceEstimator(PRIOR, memory=1e9)
     simulate(estimator, truth, 400)
     slots = np.arange(len(truth), dtype=np.int32)
     estimate = acceptance(estimator, slots, np.arange(4))
@@ -78,4 +83,8 @@ def test_a_reused_slot_forgets_its_former_request() -> None:
     simulate(estimator, np.array([0.2, 0.9]), 50)
     slots = np.array([0], np.int32)
     estimator.admit(slots)
-    assert estimator.frailty(slots) == 1.0
+    others = estimator.frailties(np.array([1], np.int32))
+    estimator.admit(np.array([2], np.int32))
+    fresh = estimator.frailties(np.array([2], np.int32))
+    np.testing.assert_array_equal(estimator.frailties(slots), fresh)
+    assert (others != fresh).any()
