@@ -39,6 +39,7 @@ WARPERS: dict[str, dict[str, float]] = {
 }
 POLICIES = {name: length_section(name, 4) for name in LENGTH_POLICIES}
 POLICIES["heuristic"]["start_draft_len"] = 2
+POLICIES["threshold"]["min_confidence"] = 0.5
 POLICIES["goodput_ragged"] = POLICIES["goodput"]
 
 
@@ -140,7 +141,8 @@ def test_with_an_acceptance_head(pair: tuple[Any, Any]) -> None:
     torch.manual_seed(3)
     head = AcceptanceHead(16, 2)
     torch.nn.init.normal_(head.out_weight, std=1.0)  # from sure to hopeless, by the text so far
-    gov = make_gov(pair, "goodput_ragged", head=head)
+    torch.nn.init.constant_(head.out_bias, 1.0)
+    gov = make_gov(pair, "threshold", head=head)
     seen = set()
     gov._on_round = lambda stats: seen.update(stats.draft_len.tolist())
     warp = WARPERS["temperature"]
