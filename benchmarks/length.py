@@ -72,7 +72,7 @@ def _walk(job: Job) -> list[dict[str, Any]]:
     statics = [walk_static(stream, costs, length) for length in range(MAX_DRAFT_LEN + 1)]
     best = max(statics, key=lambda walk: walk.rate)
     walks = {RUNS: walk_runs(stream, costs)}
-    if stream.truth is not None:
+    if stream.known is not None:
         walks[CAUSAL] = walk_causal(stream, costs)
     causal = walks.get(CAUSAL)
     for name in LENGTH_POLICIES:

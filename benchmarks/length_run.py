@@ -27,11 +27,13 @@ class Walk:
 
     Attributes:
         tokens: (r,) accepted and one.
+        lengths: (r,) drafted.
         seconds: (r,) virtual.
         decision_s: real seconds in the governor.
     """
 
     tokens: Ints
+    lengths: Ints
     seconds: Floats
     decision_s: float = 0.0
 
@@ -71,7 +73,8 @@ def walk(stream: Stream, costs: Costs, draft_len: Callable[[int, int], int]) -> 
             tokens.append(emitted)
             lengths.append(length)
             position += emitted
-    return Walk(np.array(tokens), costs.round_s(np.array(lengths, np.float64)))
+    drafted = np.array(lengths)
+    return Walk(np.array(tokens), drafted, costs.round_s(drafted.astype(np.float64)))
 
 
 def walk_static(stream: Stream, costs: Costs, length: int) -> Walk:
@@ -104,22 +107,23 @@ def _fixed_point(at_price: Callable[[float], Walk], start: float) -> Walk:
 
 
 def walk_causal(stream: Stream, costs: Costs) -> Walk:
-    """The causal oracle: it knows the probability at every position up to where the draft is.
+    """The causal oracle: it knows how the text is made, and sees what a policy sees.
 
-    It goes on while the next token, taken to be as likely as the present one, is worth its
-    seconds at its own rate (Dinkelbach's fixed point). Only where the truth is known.
+    That is how sure the draft is, at every position up to where it stands. It goes on while the
+    next token is worth its seconds at its own rate (Dinkelbach's fixed point). Only where somebody
+    knows how the text is made.
     """
-    assert stream.truth is not None
-    truth = stream.truth.tolist()
+    assert stream.known is not None and stream.ahead is not None
+    known, ahead = stream.known.tolist(), stream.ahead.tolist()
     still, step = float(costs.round_s(0.0)), float(costs.round_s(1.0) - costs.round_s(0.0))
 
     def at_price(price: float) -> Walk:
         def length_at(position: int, room: int) -> int:
             survival, length = 1.0, 0
-            known = truth[position - 1] if position else truth[0]
-            while length < min(MAX_DRAFT_LEN, room) and survival * known >= price * step:
-                known = truth[position + length]
-                survival *= known
+            following = ahead[max(position - 1, 0)]
+            while length < min(MAX_DRAFT_LEN, room) and survival * following >= price * step:
+                survival *= known[position + length]
+                following = ahead[position + length]
                 length += 1
             return length
 
@@ -128,15 +132,19 @@ def walk_causal(stream: Stream, costs: Costs) -> Walk:
     return _fixed_point(at_price, 1.0 / still)
 
 
-def walk_policy(stream: Stream, costs: Costs, policy: Mapping[str, Any]) -> Walk:
+def walk_policy(
+    stream: Stream, costs: Costs, policy: Mapping[str, Any], max_rounds: int = 2**62
+) -> Walk:
     """A governor with this policy file, as a host with one request at a time would run it.
 
     Where nothing was drafted, the draft reads the text before it goes on, and every `READ_EVERY`
-    tokens, in one forward that takes as long as a draft step.
+    tokens, in one forward that takes as long as a draft step. It ends with the text, or with the
+    request in which the last of so many rounds falls.
     """
     host = HostInfo("arena", max_draft_len=MAX_DRAFT_LEN)
     governor = Governor(load_policy(policy), host, clock=lambda: 0.0)  # time here is virtual
-    run, tokens, seconds = runs_of(stream), [], []
+    run = runs_of(stream)
+    tokens, lengths, seconds = [], [], []
     decision_s = 0.0
     confidence, entropy = stream.confidence, stream.entropy
     row = np.zeros(1, np.intp)
@@ -182,12 +190,15 @@ def walk_policy(stream: Stream, costs: Costs, policy: Mapping[str, Any]) -> Walk
             governor.observe(outcomes, cost)
             decision_s += time.perf_counter() - begun
             tokens.append(emitted)
+            lengths.append(length)
             seconds.append(round_s + reading_s)
             if length > 0:
                 # The token after a draft that was accepted in full is still to be read.
                 read = position + emitted - (accepted == length and emitted > length)
             position += emitted
         governor.release(slots)
+        if len(tokens) >= max_rounds:
+            break
     if governor.faults:
         raise RuntimeError(f"policy {policy} had faults: {governor.faults}")
-    return Walk(np.array(tokens), np.array(seconds), decision_s)
+    return Walk(np.array(tokens), np.array(lengths), np.array(seconds), decision_s)

@@ -21,6 +21,7 @@ Draw = np.random.Generator
 
 MAX_DRAFT_LEN = 16
 TARGET_S = 0.01  # one token through the target
+_NOISE = 0.7  # of a confidence that tells something, as a logit
 TOKEN_SHARE = 0.01  # what a further verified token adds, memory-bound
 RIVALS = 50  # tokens that share what a synthetic draft's largest probability leaves
 
@@ -50,8 +51,9 @@ class Stream:
 
     Attributes:
         name: of the scenario.
-        truth: (t,) probability that the draft is right at each position, given all that could be
-            known of the state before it; None where nobody knows it.
+        known: (t,) probability that the draft is right at each position, to one who knows how the
+            text is made and how sure the draft is there; None where nobody does.
+        ahead: (t,) the same of the position after it, if the draft is right at this one.
         match: (t,) whether it was.
         confidence: (t, K) the largest probability that a draft which starts at each position has
             at its first, second and so on, also where it has left the text.
@@ -62,7 +64,8 @@ class Stream:
     """
 
     name: str
-    truth: Floats | None
+    known: Floats | None
+    ahead: Floats | None
     match: Bools
     confidence: Floats
     entropy: Floats
@@ -80,16 +83,28 @@ def entropy_of(confidence: Floats) -> Floats:
 
 
 def _stream(
-    name: str, rng: Draw, truth: Floats, confidence: Floats | None = None, request_len: int = 400
+    name: str,
+    rng: Draw,
+    truth: Floats,
+    told: tuple[Floats, Floats, Floats] | None = None,
+    request_len: int = 400,
 ) -> Stream:
-    """A draft that runs on behind a miss is as sure as one that starts there."""
+    """A text; a draft that runs on behind a miss is as sure as one that starts there.
+
+    Args:
+        name: of the scenario.
+        rng: draws.
+        truth: (t,) probability that the draft is right.
+        told: (t,) confidences that tell something, `known` and `ahead` by them; without, they
+            tell nothing, and `truth` is known.
+        request_len: tokens of a request.
+    """
     size = len(truth)
-    if confidence is None:  # says nothing
-        confidence = rng.beta(8.0, 2.0, size)
+    confidence, known, ahead = told or (rng.beta(8.0, 2.0, size), truth, truth)
     ends = (*range(request_len, size, request_len), size)
     match = rng.random(size) < truth
     sure, spread = _ahead(confidence), _ahead(entropy_of(confidence))
-    return Stream(name, truth, match, sure, spread, ends, ends)
+    return Stream(name, known, ahead, match, sure, spread, ends, ends)
 
 
 def _ahead(values: Floats) -> Floats:
@@ -134,13 +149,21 @@ def request_mixture(rng: Draw, size: int) -> Stream:
 
 def token_mixture(rng: Draw, size: int) -> Stream:
     """Easy and hard stretches of some tokens, which the draft's confidence tells, with noise."""
-    easy, hard = rng.uniform(0.93, 0.99), rng.uniform(0.2, 0.5)
+    levels = np.array([rng.uniform(0.93, 0.99), rng.uniform(0.2, 0.5)])
     stay = rng.uniform(0.7, 0.9)
     changes = rng.random(size) > stay
-    state = (changes.cumsum() + int(rng.integers(2))) % 2 == 0
-    truth = np.where(state, easy, hard)
-    odds = np.log(truth / (1.0 - truth)) + rng.normal(0.0, 0.7, size)
-    return _stream("token_mixture", rng, truth, 1.0 / (1.0 + np.exp(-odds)))
+    state = (changes.cumsum() + int(rng.integers(2))) % 2
+    truth = levels[state]
+    level_odds = np.log(levels / (1.0 - levels))
+    odds = level_odds[state] + rng.normal(0.0, _NOISE, size)
+    # Bayes' rule, for one who sees the confidence alone: both states are as usual.
+    given = np.exp(-0.5 * ((odds[:, None] - level_odds) / _NOISE) ** 2)
+    given /= given.sum(axis=1, keepdims=True)
+    known = given @ levels
+    if_right = given * levels / known[:, None]
+    ahead = (stay * if_right + (1.0 - stay) * if_right[:, ::-1]) @ levels
+    told = (1.0 / (1.0 + np.exp(-odds)), known, ahead)
+    return _stream("token_mixture", rng, truth, told)
 
 
 def periodic(rng: Draw, size: int) -> Stream:

@@ -38,7 +38,8 @@ def stream_of(name: str, texts: Sequence[MatchText]) -> Stream:
     ends = np.cumsum(sizes)
     return Stream(
         name=name,
-        truth=None,
+        known=None,
+        ahead=None,
         match=np.concatenate([text.match[1:] == 1.0 for text in texts]),
         confidence=np.concatenate([sure for sure, _ in ahead])[:, :MAX_DRAFT_LEN].astype(float),
         entropy=np.concatenate([spread for _, spread in ahead])[:, :MAX_DRAFT_LEN].astype(float),

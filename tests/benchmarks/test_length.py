@@ -29,7 +29,7 @@ def test_streams_are_whole_and_the_seed_s_own(name: str) -> None:
     assert stream.ends[-1] == num_tokens
     assert np.diff([0, *stream.ends]).min() > 0
     assert all(limit >= end for end, limit in zip(stream.ends, stream.limits, strict=True))
-    assert (stream.truth is None) == (name in RECORDED)
+    assert (stream.known is None) == (name in RECORDED)
     again = TEXTS[name](np.random.default_rng(1), size)
     other = TEXTS[name](np.random.default_rng(2), size)
     np.testing.assert_array_equal(stream.confidence, again.confidence)
@@ -61,7 +61,7 @@ def test_oracles_are_no_worse_than_any_static_length(name: str) -> None:
     stream, costs = TEXTS[name](np.random.default_rng(0), 3000), Costs(0.001, 0.0)
     best = max(walk_static(stream, costs, k).rate for k in range(MAX_DRAFT_LEN + 1))
     assert walk_runs(stream, costs).rate > best
-    if stream.truth is not None:
+    if stream.known is not None:
         assert walk_causal(stream, costs).rate > 0.98 * best
 
 

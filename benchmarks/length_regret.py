@@ -1,0 +1,111 @@
+"""Claim: where nothing changes, the default length policy loses next to nothing by learning.
+
+python -m benchmarks.length_regret [--quick] [--seed-base N] [--json FILE]
+
+Stationary texts in virtual time, 5,000 rounds. Pseudo-regret of a round: what it is expected to
+bring per second, by the length that was drafted, as a share of the best length's, taken from 1.
+"""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import os
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmarks import report
+from benchmarks.length_run import walk_policy
+from benchmarks.length_streams import MAX_DRAFT_LEN, SCENARIOS, TARGET_S, Costs
+from flyball.policies.registry import LENGTH_POLICIES
+
+DRAFT_SHARES = (0.02, 0.05, 0.1, 0.25)
+ROUNDS = 5000
+LATE = 4000  # rounds after which a policy should have settled
+LEFT_OUT = ("static", "batch_table")
+Floats = NDArray[np.float64]
+Job = tuple[int, int]
+
+
+def main() -> None:
+    """Measure, print, write."""
+    arguments = _arguments()
+    rounds = 1000 if arguments.quick else ROUNDS
+    seeds = range(arguments.seed_base, arguments.seed_base + (2 if arguments.quick else 20))
+    with report.progress() as bar, multiprocessing.Pool(os.cpu_count()) as pool:
+        task = bar.add_task("walking", total=len(seeds))
+        rows: list[dict[str, Any]] = []
+        for found in pool.imap_unordered(_walk, [(seed, rounds) for seed in seeds]):
+            rows += found
+            bar.advance(task)
+    rows.sort(key=lambda row: (row["policy"], row["seed"]))
+    table = _table(rows)
+    report.print_table(f"pseudo-regret over {rounds} rounds", table, tuple(table[0]))
+    report.write("length_regret", vars(arguments), rows, {"table": table}, arguments.json)
+
+
+def _walk(job: Job) -> list[dict[str, Any]]:
+    """Every policy on one text."""
+    seed, rounds = job
+    rng = np.random.default_rng([seed, 100])
+    stream = SCENARIOS["stationary"](rng, rounds * (MAX_DRAFT_LEN + 1))
+    assert stream.known is not None
+    costs = Costs(DRAFT_SHARES[seed % 4] * TARGET_S, 0.0)
+    policies = {name: (name, "length") for name in LENGTH_POLICIES if name not in LEFT_OUT}
+    policies["default"] = ("goodput", "shadows")
+    found = []
+    for name, (policy, follow) in policies.items():
+        length = {"policy": policy, "max_draft_len": MAX_DRAFT_LEN}
+        file = {"version": 1, "length": length, "governor": {"follow": follow}}
+        walk = walk_policy(stream, costs, file, max_rounds=rounds)
+        regret = regret_by_length(float(stream.known[0]), costs)[walk.lengths[:rounds]]
+        late = regret[LATE * rounds // ROUNDS :]
+        found.append(
+            {
+                "seed": seed,
+                "acceptance": float(stream.known[0]),
+                "policy": name,
+                "regret": float(regret.sum()),
+                "late_regret_per_round": float(late.mean()),
+                "curve": regret.reshape(50, -1).sum(axis=1).cumsum().tolist(),
+            }
+        )
+    return found
+
+
+def regret_by_length(acceptance: float, costs: Costs) -> Floats:
+    """Share (K + 1,) of the best rate that a round of each length is expected to lose."""
+    lengths = np.arange(MAX_DRAFT_LEN + 1)
+    tokens = np.cumsum(acceptance**lengths)
+    rate: Floats = tokens / costs.round_s(lengths.astype(np.float64))
+    result: Floats = 1.0 - rate / rate.max()
+    return result
+
+
+def _table(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Means over seeds, least regret first."""
+    found = []
+    for policy in dict.fromkeys(row["policy"] for row in rows):
+        mine = [row for row in rows if row["policy"] == policy]
+        regret = [row["regret"] for row in mine]
+        late = [row["late_regret_per_round"] for row in mine]
+        found.append(
+            {
+                "policy": policy,
+                "regret": float(np.mean(regret)),
+                "late_regret_per_round": float(np.mean(late)),
+            }
+        )
+    return sorted(found, key=lambda line: line["regret"])
+
+
+def _arguments() -> argparse.Namespace:
+    parser = report.argument_parser("length_regret", __doc__, "two seeds and 1,000 rounds")
+    report.add_seed_base(parser, "texts")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()
