@@ -10,7 +10,7 @@ from flyball.estimators.slots import SlotArray
 Floats = NDArray[np.float64]
 Slots = NDArray[np.int32]
 
-_JUMP = 0.005  # probability that a request jumps in a round
+_JUMP = 0.01  # probability that a request jumps in a round
 _PRIOR_SHARE = 0.2  # of the prior in what new requests are believed to be
 _MEMORY = 2000.0  # observed rounds after which the population has lost 1 - 1/e of its weight
 
