@@ -11,8 +11,6 @@ that knows how long each run will be.
 from __future__ import annotations
 
 import argparse
-import multiprocessing
-import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -47,12 +45,7 @@ def main() -> None:
         for scenario in TEXTS
         for seed in seeds
     ]
-    with report.progress() as bar, multiprocessing.Pool(os.cpu_count()) as pool:
-        task = bar.add_task("walking", total=len(jobs))
-        rows: list[dict[str, Any]] = []
-        for found in pool.imap_unordered(_walk, jobs):
-            rows += found
-            bar.advance(task)
+    rows = report.in_parallel(_walk, jobs)
     rows.sort(key=lambda row: (list(TEXTS).index(row["scenario"]), row["policy"], row["seed"]))
     for group, scenarios in GROUPS.items():
         table = _table(rows, scenarios)

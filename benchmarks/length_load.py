@@ -12,8 +12,6 @@ of each batch size in hindsight, which is the best table.
 from __future__ import annotations
 
 import argparse
-import multiprocessing
-import os
 from dataclasses import dataclass
 from typing import Any
 
@@ -161,12 +159,7 @@ def main() -> None:
         for batch_size in BATCH_SIZES
         for seed in seeds
     ]
-    with report.progress() as bar, multiprocessing.Pool(os.cpu_count()) as pool:
-        task = bar.add_task("walking", total=len(jobs))
-        rows: list[dict[str, Any]] = []
-        for found in pool.imap_unordered(_compare, jobs):
-            rows += found
-            bar.advance(task)
+    rows = report.in_parallel(_compare, jobs)
     table = _table(rows)
     report.print_table("rate, of the best constant length in hindsight", table, tuple(table[0]))
     report.write("length_load", vars(arguments), rows, {"table": table}, arguments.json)

@@ -9,8 +9,6 @@ bring per second, by the length that was drafted, as a share of the best length'
 from __future__ import annotations
 
 import argparse
-import multiprocessing
-import os
 from typing import Any
 
 import numpy as np
@@ -34,12 +32,7 @@ def main() -> None:
     arguments = _arguments()
     rounds = 1000 if arguments.quick else ROUNDS
     seeds = range(arguments.seed_base, arguments.seed_base + (2 if arguments.quick else 20))
-    with report.progress() as bar, multiprocessing.Pool(os.cpu_count()) as pool:
-        task = bar.add_task("walking", total=len(seeds))
-        rows: list[dict[str, Any]] = []
-        for found in pool.imap_unordered(_walk, [(seed, rounds) for seed in seeds]):
-            rows += found
-            bar.advance(task)
+    rows = report.in_parallel(_walk, [(seed, rounds) for seed in seeds])
     rows.sort(key=lambda row: (row["policy"], row["seed"]))
     table = _table(rows)
     report.print_table(f"pseudo-regret over {rounds} rounds", table, tuple(table[0]))

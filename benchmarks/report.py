@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import argparse
 import json
+import multiprocessing
 import os
 import platform
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -206,6 +207,19 @@ def progress() -> Progress:
         TimeRemainingColumn(),
     )  # fmt: skip
     return Progress(*columns, console=Console(file=sys.stderr))
+
+
+def in_parallel(
+    work: Callable[[Any], list[dict[str, Any]]], jobs: Sequence[Any]
+) -> list[dict[str, Any]]:
+    """Rows of all jobs, one process a core, with a progress bar; in no order."""
+    rows: list[dict[str, Any]] = []
+    with progress() as bar, multiprocessing.Pool(os.cpu_count()) as pool:
+        task = bar.add_task("walking", total=len(jobs))
+        for found in pool.imap_unordered(work, jobs):
+            rows += found
+            bar.advance(task)
+    return rows
 
 
 def print_table(title: str, rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> None:

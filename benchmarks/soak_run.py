@@ -102,12 +102,23 @@ def random_section(policy: str, choose: random.Random) -> dict[str, Any]:
     return section
 
 
+class _Gatherer(logging.Handler):
+    """Keeps what is logged."""
+
+    def __init__(self, messages: list[str]) -> None:
+        super().__init__()
+        self._messages = messages
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Keep it."""
+        self._messages.append(record.getMessage())
+
+
 @contextmanager
 def strict() -> Iterator[list[str]]:
     """Numpy's warnings are errors; what the governor logs is gathered."""
     messages: list[str] = []
-    handler = logging.Handler()
-    handler.emit = lambda record: messages.append(record.getMessage())  # type: ignore[method-assign]
+    handler = _Gatherer(messages)
     logger = logging.getLogger("flyball")
     before = logger.propagate
     logger.addHandler(handler)

@@ -13,7 +13,7 @@ from flyball.controller.choice import Choice, Ways, WaysWithOffers
 from flyball.controller.contract import Cost, HostInfo, Offer, Outcomes
 from flyball.controller.guard import BadAnswerError, Guard
 from flyball.controller.price import PriceCorrection, Quote, quote
-from flyball.controller.shadows import Knowledge
+from flyball.controller.stretch import Knowledge
 from flyball.estimators.cost import CostEstimator, marginal_seconds
 from flyball.estimators.drafts import OfferDraft, SteppingDraft
 from flyball.estimators.fill import FillEstimator

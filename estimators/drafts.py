@@ -247,18 +247,25 @@ class SteppingDraft:
         self._num_read = 0
 
         # Of a large batch the latest rounds say enough, at a fraction of the cost.
-        late = slice(max(0, len(slots) - _SIGN_ROWS), None)
-        num_bad = self._learn_signs(
-            slots[late], accepted[late], observed[late], signs[:, late], num_rounds
-        )
+        first = max(0, len(slots) - _SIGN_ROWS)
+        late = slice(int(tokens.row.searchsorted(first)), None)
+        tokens = Tokens(tokens.row[late], tokens.position[late], tokens.rejected[late])
+        num_bad = self._learn_signs(tokens, slots, observed[first:], signs, num_rounds)
         self._derive()
         return num_bad
 
     def _learn_signs(
-        self, slots: Ints, accepted: Ints, observed: Ints, signs: Floats, num_rounds: int
+        self, tokens: Tokens, slots: Ints, observed: Ints, signs: Floats, num_rounds: int
     ) -> int:
-        """Learn from confidence and entropy (2, rows, width); how many made no sense."""
-        tokens = unroll(accepted, observed)
+        """Learn from confidence and entropy (2, rows, width) of tokens; how many made no sense.
+
+        Args:
+            tokens: of the latest rows.
+            slots: (rows,) of all rows.
+            observed: of the latest rows.
+            signs: of all rows.
+            num_rounds: that they come from.
+        """
         sure, entropy = signs[:, tokens.row, tokens.position]
         given = int(np.count_nonzero(sure != _NOT_GIVEN[0]))
         if given == 0:
@@ -266,12 +273,13 @@ class SteppingDraft:
         owner, hit = slots[tokens.row], 1.0 - tokens.rejected
         known = (sure >= 0.0) & (sure <= 1.001)  # rounding may exceed 1
         x = features(sure, entropy, tokens.position.astype(np.float64) + 1.0)
-        seen = slots[observed > 0]
+        latest = slots[len(slots) - len(observed) :]
+        seen = latest[observed > 0]
         self._this_token.update(owner[known], x[:, known], hit[known], seen, num_rounds)
         before = np.flatnonzero(known[:-1] & (tokens.position[1:] > 0))
         after = before + 1
         self._next_token.update(
-            owner[after], x[:, before], hit[after], slots[observed > 1], num_rounds
+            owner[after], x[:, before], hit[after], latest[observed > 1], num_rounds
         )
         return given - int(np.count_nonzero(known))
 

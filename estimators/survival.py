@@ -130,7 +130,6 @@ class SurvivalEstimator:
         spread: float = 1.2,
     ) -> None:
         self._keep = math.exp(-1.0 / memory)
-        self._own_precision = spread**-2.0
         self.theta: Floats = np.zeros(NUM_FEATURES)
         self.theta[:2] = prior.constant, prior.trust
         self._prior_curvature: Floats = 4.0 * np.eye(NUM_FEATURES)

@@ -114,6 +114,7 @@ class AcceptanceHead(torch.nn.Module):
         try:
             with safe_open(path, framework="pt") as file:
                 notes = file.metadata() or {}
+                # The file is no mapping: it cannot be iterated over itself.
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         except SafetensorError as error:
             reason = str(error).splitlines()[0]

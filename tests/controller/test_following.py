@@ -4,6 +4,7 @@ import numpy as np
 
 from flyball.controller.governor import Cost, DraftInfo, Governor, HostInfo, Outcomes
 from flyball.controller.policy_file import load_policy
+from flyball.controller.stretch import Knowledge
 
 STATIC = {
     "version": 1,
@@ -66,6 +67,10 @@ def test_shadows_need_a_host_whose_draft_reads_the_text() -> None:
     assert Governor(load_policy(None), HostInfo("test"))._seat.follows
 
 
+def never(slots: np.ndarray) -> Knowledge:
+    raise AssertionError("nobody is there to be known")
+
+
 def test_shadows_listen_no_more_than_their_share_allows() -> None:
     governor = Governor(load_policy(STATIC), HostInfo("test"), clock=lambda: 0.0)
     decode(governor, 0.6, 1, 0)
@@ -76,7 +81,7 @@ def test_shadows_listen_no_more_than_their_share_allows() -> None:
         shadows.note(Outcomes(1, *np.array([[0], [1], [0], [0]], np.int32)))
         heard.append(shadows.listening)
         if shadows.due:
-            shadows.walk(np.zeros(0, np.int32), lambda slots: None)  # type: ignore[arg-type,return-value]
+            shadows.walk(np.zeros(0, np.int32), never)
     spent_s = shadows._turn_s * sum(heard) / 16
     assert 0.8 < spent_s / (0.02 * 3000 * 0.002) < 1.2
 

@@ -5,15 +5,10 @@ import numpy as np
 import pytest
 
 from flyball.controller.contract import Outcomes
+from flyball.controller.live_text import LiveText
 from flyball.controller.policy_file import load_policy
-from flyball.controller.shadows import (
-    Knowledge,
-    LiveText,
-    Shadows,
-    _Stretch,
-    _walk,
-    _walk_round_by_round,
-)
+from flyball.controller.shadows import Shadows
+from flyball.controller.stretch import Knowledge, Stretch, walk, walk_round_by_round
 from flyball.estimators.survival import NEXT_TOKEN, THIS_TOKEN, Chances, SurvivalEstimator
 from flyball.policies.length.base import LengthPolicy, View
 
@@ -102,9 +97,10 @@ def test_a_shadow_walks_as_one_would_by_hand(
     policy: LengthPolicy, length_at: Any, texts: tuple[list[np.ndarray], list[np.ndarray]]
 ) -> None:
     text, slots = text_of(*texts)
-    stretch = _Stretch(text, slots, knowledge(slots), np.random.default_rng(0))
-    lengths = stretch.lengths(policy, np.arange(len(stretch.match)))
-    (loss, _), walked = _walk(stretch, np.stack([lengths, lengths]), SECONDS)
+    stretch = Stretch(text, slots, knowledge(slots), np.random.default_rng(0))
+    at = np.arange(len(stretch.match))
+    lengths = stretch.lengths(policy, at, stretch.view(at))
+    (loss, _), walked = walk(stretch, np.stack([lengths, lengths]), SECONDS)
     seconds, tokens = zip(
         *(walk_plainly(m, s, length_at) for m, s in zip(*texts, strict=True)), strict=True
     )
@@ -119,8 +115,8 @@ def test_a_shadow_with_a_memory_walks_round_by_round(
     text, slots = text_of([match], [sure])
     policy = make("heuristic", start_draft_len=4)
     policy.admit(slots)
-    stretch = _Stretch(text, slots, knowledge(slots), np.random.default_rng(0))
-    loss = _walk_round_by_round(stretch, policy, SECONDS)
+    stretch = Stretch(text, slots, knowledge(slots), np.random.default_rng(0))
+    loss = walk_round_by_round(stretch, policy, SECONDS)
     length = 4
 
     def length_at(at: int, sure: np.ndarray) -> int:
@@ -195,7 +191,7 @@ def test_one_policy_in_the_text_of_a_short_request_does_no_harm() -> None:
     text, slots = text_of([np.ones(2, np.bool_)], [np.full(2, 0.9)])
     known = knowledge(slots)
     known = replace(known, view=replace(known.view, max_draft_len=K))
-    stretch = _Stretch(text, slots, known, np.random.default_rng(0))
-    loss, walked = _walk(stretch, np.full((1, 2), 4), SECONDS)
+    stretch = Stretch(text, slots, known, np.random.default_rng(0))
+    loss, walked = walk(stretch, np.full((1, 2), 4), SECONDS)
     assert np.isnan(loss[0])
     assert walked.tolist() == [0]

@@ -91,14 +91,15 @@ def test_what_does_not_fit_is_refused_in_one_line(tmp_path: Path, tiny: Any) -> 
     target, draft = tiny(2, 32, seed=1), tiny(1, 32, seed=2)
     broken = tmp_path / "broken.safetensors"
     broken.write_bytes(b"?" * 40)
-    for drafts, head, match in (
+    cases: list[tuple[list[Any], Any, str]] = [
         ([draft], tmp_path / "none.safetensors", "no file .*none.safetensors"),
         ([draft], str(broken), "expected a safetensors file"),
         ([draft], HEAD, "hidden size of 16, but got one for 128"),
         ([draft, tiny(1, 32, seed=3)], AcceptanceHead(16, 1), "one draft model .*but got 2"),
         (["prompt_lookup"], AcceptanceHead(16, 1), "one draft model .*but got 0"),
         ([draft], 0.5, "but got float"),
-    ):
+    ]
+    for drafts, head, match in cases:
         with pytest.raises(HostError, match=match) as caught:
-            govern(target, drafts, acceptance_head=head)  # type: ignore[arg-type]
+            govern(target, drafts, acceptance_head=head)
         assert "\n" not in str(caught.value)
