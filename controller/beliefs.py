@@ -12,14 +12,14 @@ from numpy.typing import NDArray
 from flyball.controller.choice import Choice, Ways, WaysWithOffers
 from flyball.controller.contract import Cost, HostInfo, Offer, Outcomes
 from flyball.controller.guard import BadAnswerError, Guard
-from flyball.controller.price import PriceCorrection, Quote, quote
+from flyball.controller.look import Costs, Look
+from flyball.controller.price import PriceCorrection, quote
 from flyball.controller.stretch import Knowledge
-from flyball.estimators.cost import CostEstimator, marginal_seconds
+from flyball.estimators.cost import CostEstimator
 from flyball.estimators.drafts import OfferDraft, SteppingDraft
 from flyball.estimators.fill import FillEstimator
 from flyball.estimators.step_cost import StepCostEstimator
 from flyball.estimators.surprise import Surprise
-from flyball.estimators.survival import Chances
 from flyball.policies.length.base import View
 
 Floats = NDArray[np.float64]
@@ -29,62 +29,12 @@ _COST_ROUNDS = 16  # rounds after which a new plan takes in what costs were meas
 
 
 @dataclass(slots=True)
-class Look:
-    """What a plan is made from."""
-
-    view: View
-    ways: Ways | WaysWithOffers
-    choice: Choice
-    quoted: Quote | None  # None while the costs are unknown
-    way: int
-    longest_s: float  # of a round
-    effects: Floats | None = None  # for stops (2, n, effects); None where nothing steps
-    chances: Chances | None = None  # likewise
-
-
-class _Costs:
-    """What rounds of a batch size cost, until more was measured.
-
-    Args:
-        cost: the estimator.
-        batch_size: rows that the forwards run over.
-        num_drafts: drafts that step.
-
-    Raises:
-        BadAnswerError: what was measured is no time.
-    """
-
-    def __init__(
-        self, cost: CostEstimator | StepCostEstimator, batch_size: int, num_drafts: int
-    ) -> None:
-        self.batch_size = batch_size
-        self.measured = cost.measured(batch_size)
-        self.round_s = cost.round_s(batch_size)  # (ways, max_draft_len + 1)
-        self.longest_s = float(self.round_s.max())
-        if self.measured and not 0.0 < self.round_s.min() <= self.longest_s < np.inf:
-            raise BadAnswerError(f"expected positive seconds, but got {self.round_s!r:.80}")
-        probes = (
-            (way, length)
-            for way in range(num_drafts)
-            if (length := cost.next_probe(batch_size, way)) is not None
-        )
-        self.probe = next(probes, None)  # way and length that would teach most
-        self._marginal_s: dict[int, Floats] = {}
-
-    def marginal_s(self, way: int) -> Floats:
-        """Seconds that each drafted token adds (max_draft_len,)."""
-        if way not in self._marginal_s:
-            self._marginal_s[way] = marginal_seconds(self.round_s[way])
-        return self._marginal_s[way]
-
-
-@dataclass(slots=True)
 class _Prospect:
     """What is known of some requests until something new is learned."""
 
     key: tuple[int, bytes]
     ways: Ways
-    costs: _Costs
+    costs: Costs
     look: Look | None = None  # without offers
 
 
@@ -116,7 +66,7 @@ class Beliefs:
     def forget(self, kind: str) -> None:
         """Start anew with what may be spoilt after a fault of this kind."""
         self._prospect: _Prospect | None = None
-        self._costs: _Costs | None = None
+        self._costs: Costs | None = None
         if kind == "acceptance":
             drafts, limit = enumerate(self._host.drafts), self._max_draft_len
             self._drafts = {i: SteppingDraft(limit) for i in self._stepping}
@@ -189,7 +139,7 @@ class Beliefs:
         self._guard.at_work = "cost"
         costs = self._costs
         if costs is None or costs.batch_size != key[0] or self._num_unused >= _COST_ROUNDS:
-            self._costs = costs = _Costs(self._cost, key[0], len(self._drafts))
+            self._costs = costs = Costs(self._cost, key[0], len(self._drafts))
             self._num_unused = 0
         drafts = np.array([*self._drafts, 0], np.int32)
         tokens = np.ones_like(survival)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from flyball.controller.beliefs import Beliefs, Look
+from flyball.controller.beliefs import Beliefs
 from flyball.controller.contract import Cost, DraftInfo, HostInfo, Offer, Outcomes, Plan
 from flyball.controller.guard import (
     SLOW_DECISION_S,
@@ -20,6 +20,7 @@ from flyball.controller.guard import (
     check_stops,
 )
 from flyball.controller.history import History
+from flyball.controller.look import Look
 from flyball.controller.policy_file import PolicyFile
 from flyball.controller.recording import open_recording
 from flyball.controller.seat import Seat

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from flyball.controller.beliefs import Look
+from flyball.controller.look import Look
 from flyball.estimators.survival import EFFECTS, sigmoid
 from flyball.policies.length.base import Progress
 

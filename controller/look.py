@@ -1,0 +1,68 @@
+"""What a plan is made from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from flyball.controller.choice import Choice, Ways, WaysWithOffers
+from flyball.controller.guard import BadAnswerError
+from flyball.controller.price import Quote
+from flyball.estimators.cost import CostEstimator, marginal_seconds
+from flyball.estimators.step_cost import StepCostEstimator
+from flyball.estimators.survival import Chances
+from flyball.policies.length.base import View
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(slots=True)
+class Look:
+    """What a plan is made from."""
+
+    view: View
+    ways: Ways | WaysWithOffers
+    choice: Choice
+    quoted: Quote | None  # None while the costs are unknown
+    way: int
+    longest_s: float  # of a round
+    effects: Floats | None = None  # for stops (2, n, effects); None where nothing steps
+    chances: Chances | None = None  # likewise
+
+
+class Costs:
+    """What rounds of a batch size cost, until more was measured.
+
+    Args:
+        cost: the estimator.
+        batch_size: rows that the forwards run over.
+        num_drafts: drafts that step.
+
+    Raises:
+        BadAnswerError: what was measured is no time.
+    """
+
+    def __init__(
+        self, cost: CostEstimator | StepCostEstimator, batch_size: int, num_drafts: int
+    ) -> None:
+        self.batch_size = batch_size
+        self.measured = cost.measured(batch_size)
+        self.round_s = cost.round_s(batch_size)  # (ways, max_draft_len + 1)
+        self.longest_s = float(self.round_s.max())
+        if self.measured and not 0.0 < self.round_s.min() <= self.longest_s < np.inf:
+            raise BadAnswerError(f"expected positive seconds, but got {self.round_s!r:.80}")
+        probes = (
+            (way, length)
+            for way in range(num_drafts)
+            if (length := cost.next_probe(batch_size, way)) is not None
+        )
+        self.probe = next(probes, None)  # way and length that would teach most
+        self._marginal_s: dict[int, Floats] = {}
+
+    def marginal_s(self, way: int) -> Floats:
+        """Seconds that each drafted token adds (max_draft_len,)."""
+        if way not in self._marginal_s:
+            self._marginal_s[way] = marginal_seconds(self.round_s[way])
+        return self._marginal_s[way]
