@@ -27,7 +27,7 @@ from benchmarks.vllm_variants import METHODS, POLICY, speculative_config
 from flyball.demo.widen import save_for_vllm
 
 SIZES = (1, 32)
-NEW_TOKENS = 400
+NEW_TOKENS = 600
 WARM_STEPS = 50  # until costs have been probed
 COLUMNS = ("method", "requests", "steps", "mean_us", "median_us", "p99_us", "step_ms")
 

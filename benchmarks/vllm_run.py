@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import time
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
@@ -20,19 +21,20 @@ from benchmarks.vllm_summary import PHASED, Log, Measured, rates_by_length, stre
 from benchmarks.vllm_variants import (
     GOVERNOR,
     LENGTHS,
+    MODE_VARIABLE,
     OFF,
     POLICY,
     QUICK_LENGTHS,
     TABLE,
-    TABLE_VARIABLE,
     Variant,
     best_table,
-    scheduler_flags,
+    mode_file,
     speculative_config,
-    table_file,
     variants,
-    write_table,
+    write_mode,
 )
+
+IDLE_S = 10.0  # after which a server finds its caches cold and some of its pages gone
 
 
 @dataclass(frozen=True)
@@ -42,13 +44,15 @@ class Plan:
     Attributes:
         methods: of drafting.
         quick: few lengths and small requests.
-        repetitions: of every load, and of the phased run; each draws requests of its own.
+        repetitions: of every load; each draws requests of its own.
+        phased_repetitions: of the phased run, likewise.
         seed: chooses requests, phases and orders.
     """
 
     methods: tuple[str, ...]
     quick: bool
     repetitions: int
+    phased_repetitions: int
     seed: int
 
 
@@ -62,6 +66,7 @@ class Bench:
         self._target, self._draft = models
         self._folder = folder
         self._servers: dict[str, Server] = {}
+        self._used_s: dict[str, float] = {}  # when each was last asked for something
         self._stack = AsyncExitStack()
         self._cores = os.sched_getaffinity(0)
         self._variants = variants(plan.methods, QUICK_LENGTHS if plan.quick else LENGTHS)
@@ -103,13 +108,11 @@ class Bench:
         environment = {}
         if variant.method:
             config = speculative_config(variant.method, self._draft)
-            flags += ["--speculative-config", json.dumps(config), *scheduler_flags(variant)]
-        if variant.table is not None:
-            file = table_file(variant.server, self._folder)
-            write_table(variant.table, file)
-            environment[TABLE_VARIABLE] = str(file)
-        if variant.name == GOVERNOR:
-            environment["FLYBALL_POLICY"] = str(policy)
+            flags += ["--speculative-config", json.dumps(config)]
+            flags += ["--scheduler-cls", "benchmarks.vllm_modes.SwitchedScheduler"]
+            file = mode_file(variant.server, self._folder)
+            write_mode(None, file)  # governed, it warms up at every length
+            environment = {MODE_VARIABLE: str(file), "FLYBALL_POLICY": str(policy)}
         return Server(variant.server, flags, environment, self._folder)
 
     async def run(self) -> None:
@@ -118,7 +121,7 @@ class Bench:
         loads = [(rep, load) for rep in range(plan.repetitions) for load in LOADS]
         num_phased = len(self._variants) + len(plan.methods)
         with progress() as bar:
-            total = len(loads) * len(self._variants) + plan.repetitions * num_phased
+            total = len(loads) * len(self._variants) + plan.phased_repetitions * num_phased
             task = bar.add_task("warming up", total=total)
             await self._warm_up()
             for rep, load in loads:
@@ -128,7 +131,7 @@ class Bench:
                     await self._measure(variant, stream_of(load), rep, [phase])
                     bar.advance(task)
             contenders = [*self._variants, *(self._table(method) for method in plan.methods)]
-            for rep in range(plan.repetitions):
+            for rep in range(plan.phased_repetitions):
                 chosen = phases(self._prompts, plan.quick, [plan.seed, rep])
                 for variant in self._shuffled(contenders, rep, 0):
                     bar.update(task, description=f"phased: {variant.method} {variant.name}")
@@ -153,10 +156,11 @@ class Bench:
         self, variant: Variant, stream: str, rep: int, chosen: Sequence[Phase]
     ) -> None:
         server = self._servers[variant.server]
-        if variant.table is not None:
-            write_table(variant.table, table_file(variant.server, self._folder))
-        # A server that idled finds its caches cold and some of its pages gone.
-        await server.run(mixed_phase(self._prompts, chosen[0].load, True, [self._plan.seed, 1001]))
+        if variant.method:
+            write_mode(variant.table, mode_file(variant.server, self._folder))
+        if time.monotonic() - self._used_s.get(variant.server, 0.0) > IDLE_S:
+            load = chosen[0].load
+            await server.run(mixed_phase(self._prompts, load, True, [self._plan.seed, 1001]))
         before = await server.counters()
         for number, phase in enumerate(chosen):
             watch = Watch(self._sides)
@@ -169,3 +173,4 @@ class Bench:
             run = Measured(unit, phase.load, phase.domain, tokens, seconds, texts, disturbed)
             self.log.add(variant, stream, run, before, after)
             before = after
+        self._used_s[variant.server] = time.monotonic()

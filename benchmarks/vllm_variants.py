@@ -17,7 +17,7 @@ QUICK_LENGTHS = (0, 1, 2, 4, 8)
 OFF = "off"
 TABLE = "table"
 GOVERNOR = "governor"
-TABLE_VARIABLE = "BENCHMARK_DRAFT_LEN_TABLE"
+MODE_VARIABLE = "BENCHMARK_MODE_FILE"
 POLICY = f"version: 1\nlength: {{policy: goodput, max_draft_len: {MAX_DRAFT_LEN}}}\n"
 # Batch sizes for which the best length at 1, 4, 16 and 32 is taken: cut at geometric means.
 RANGES = {1: (1, 2), 4: (3, 8), 16: (9, 24), 32: (25, 512)}
@@ -32,7 +32,7 @@ class Variant:
     Attributes:
         method: of drafting; empty where nothing is drafted.
         name: `off`, `K=3`, `table` or `governor`.
-        table: batch sizes, first and last, and their draft length, for a static server.
+        table: batch sizes, first and last, and their draft length; None for the governor.
     """
 
     method: str
@@ -41,10 +41,8 @@ class Variant:
 
     @property
     def server(self) -> str:
-        """Name of the server that serves it; constant lengths and the table share one."""
-        if self.table is not None:
-            return f"{self.method} static"
-        return f"{self.method} {self.name}".strip()
+        """Name of the server that serves it; all that draft alike share one."""
+        return self.method or self.name
 
 
 def constant(draft_len: int) -> Table:
@@ -96,22 +94,13 @@ def speculative_config(method: str, draft: Path) -> dict[str, object]:
     return config
 
 
-def scheduler_flags(variant: Variant) -> list[str]:
-    """Server flags for who decides the draft length."""
-    if variant.table is not None:
-        return ["--scheduler-cls", "benchmarks.vllm_static.StaticScheduler"]
-    if variant.name == GOVERNOR:
-        return ["--scheduler-cls", "flyball.integrations.vllm.GovernedScheduler"]
-    return []
+def mode_file(server: str, folder: Path) -> Path:
+    """Where a server finds the table that it is to use, or null for the governor."""
+    return folder / f"{server}.json"
 
 
-def table_file(server: str, folder: Path) -> Path:
-    """Where a static server finds its table."""
-    return folder / f"{server.replace(' ', '-')}.json"
-
-
-def write_table(table: Table, file: Path) -> None:
-    """Hand a static server its next table; it may look at the file at any time."""
+def write_mode(table: Table | None, file: Path) -> None:
+    """Hand a server its next mode; it may look at the file at any time."""
     part = file.with_suffix(".part")
     part.write_text(json.dumps(table), encoding="utf-8")
     os.replace(part, file)

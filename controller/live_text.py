@@ -12,31 +12,48 @@ Floats = NDArray[np.float64]
 Ints = NDArray[np.int32]
 
 _CAPACITY = 256  # tokens of a request that wait to be walked over
+_MOST_PENDING = 64  # records that are not put in their place yet
+
+Signs = tuple[Floats | None, Floats | None, Floats | None]
+_UNSEEN: Signs = (None, None, None)
 
 
 class LiveText:
     """Settled text of each request that no shadow has walked over, as its draft saw it.
 
+    What rounds settle is only noted; `signs` puts it in its place, many rounds at once.
+
     Attributes:
         size: tokens of each request.
-        signs: (slots, 3, capacity) whether the draft was right, NaN where nobody saw; how sure
-            it was; its entropy.
     """
 
     def __init__(self) -> None:
         self.size = SlotArray(0, np.int64)
         self._unread = SlotArray(0, np.int64)  # settled tokens that the draft may still read
-        self.signs = SlotArray(np.nan, shape=(3, _CAPACITY))
+        self._signs = SlotArray(np.nan, shape=(3, _CAPACITY))
+        # Slots, first place and tokens (n,) of each record, and what was seen of them.
+        self._pending: list[tuple[Ints, NDArray[np.int64], NDArray[np.int64], Signs]] = []
 
     def admit(self, slots: Ints) -> None:
         """Forget what earlier requests in these slots left."""
-        for array in (self.size, self._unread, self.signs):
+        self._settle()
+        for array in (self.size, self._unread, self._signs):
             array.reset(slots)
 
     def clear(self) -> None:
         """Begin anew with all requests."""
+        self._pending.clear()
         self.size.values[:] = 0
         self._unread.values[:] = 0
+
+    @property
+    def signs(self) -> Floats:
+        """Whether the draft was right, NaN where nobody saw; how sure it was; its entropy.
+
+        (slots, 3, capacity)
+        """
+        self._settle()
+        return self._signs.values
 
     def note(self, rows: Outcomes) -> None:
         """Add what a round settled.
@@ -49,8 +66,7 @@ class LiveText:
         settled = rows.accepted + 1 - observed
         self._unread.values[slots] = np.where(drafted, settled, unread + settled)
         gap = np.where(drafted, unread, 0)
-        if gap.any():
-            self._add(slots, gap, ())
+        self._add(slots, gap, _UNSEEN)
         width = int(observed.max(initial=0))
         if width:
             match = (np.arange(width) < rows.accepted[:, None]).astype(np.float64)
@@ -64,30 +80,44 @@ class LiveText:
         self._add(slots, count, (match, confidence, entropy))
         self._unread.values[slots] = np.maximum(self._unread.values[slots] - count, 0)
 
-    def _add(
-        self, slots: Ints, count: NDArray[np.int64], signs: tuple[Floats | None, ...]
-    ) -> None:
-        width = int(count.max(initial=0))
+    def _add(self, slots: Ints, count: NDArray[np.int64], signs: Signs) -> None:
+        if not count.any():
+            return
         start = self.size.values[slots]
-        too_long = start + count > _CAPACITY
-        if too_long.any():
-            # Nobody walked for long: begin anew rather than keep all of it.
-            start = np.where(too_long, 0, start)
+        # Where nobody walked for long: begin anew rather than keep all of it.
+        start = np.where(start + count > _CAPACITY, 0, start)
         count = np.minimum(count, _CAPACITY)
-        row, column = (np.arange(min(width, _CAPACITY)) < count[:, None]).nonzero()
-        place = start[row] + column
-        self.signs.values[slots[row], :, place] = np.nan
-        for index, sign in enumerate(signs):
-            if sign is not None:
-                known = column < sign.shape[1]
-                where = (slots[row[known]], index, place[known])
-                self.signs.values[where] = sign[row[known], column[known]]
         self.size.values[slots] = start + count
+        copies = tuple(None if sign is None else sign.copy() for sign in signs)
+        self._pending.append((slots.copy(), start, count, copies))
+        if len(self._pending) >= _MOST_PENDING:
+            self._settle()
+
+    def _settle(self) -> None:
+        """Put what is pending in its place."""
+        if not self._pending:
+            return
+        slots, start, count = (np.concatenate([r[i] for r in self._pending]) for i in range(3))
+        seen = np.full((3, len(slots), int(count.max())), np.nan)
+        first = 0
+        for of_record, _, _, signs in self._pending:
+            rows = slice(first, first + len(of_record))
+            first = rows.stop
+            for place, sign in zip(seen[:, rows], signs, strict=True):
+                if sign is not None:
+                    width = min(seen.shape[2], sign.shape[1])
+                    place[:, :width] = sign[:, :width]
+        self._pending.clear()
+        row, column = (np.arange(seen.shape[2]) < count[:, None]).nonzero()
+        # Later records come last, and win where a request began anew.
+        self._signs.values[slots[row], :, start[row] + column] = seen[:, row, column].T
 
     def drop(self, slots: Ints, count: NDArray[np.int64]) -> None:
         """Drop the first tokens (n,) of these requests."""
-        place = np.minimum(np.arange(_CAPACITY) + count[:, None], _CAPACITY - 1)
-        self.signs.values[slots] = np.take_along_axis(
-            self.signs.values[slots], place[:, None, :], axis=2
+        longest = int(self.size.values[slots].max(initial=0))
+        place = np.minimum(np.arange(longest) + count[:, None], longest - 1)
+        signs = self.signs
+        signs[slots, :, :longest] = np.take_along_axis(
+            signs[slots, :, :longest], place[:, None, :], axis=2
         )
         self.size.values[slots] -= count

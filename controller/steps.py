@@ -9,7 +9,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flyball.controller.look import Look
-from flyball.estimators.survival import EFFECTS, sigmoid
 from flyball.policies.length.base import Progress
 
 Floats = NDArray[np.float64]
@@ -27,7 +26,7 @@ class Step:
     num_waiting: int = 0
     planned: Ints | None = None  # (n,)
     look: Look | None = None  # None in a round without the policy
-    reached: Floats | None = None  # likelihood (n, effects) of the drafts so far being accepted
+    standing: Floats | None = None  # effects (2, n, effects) times likelihood of the draft so far
     decision_s: float = 0.0
 
     @property
@@ -50,20 +49,19 @@ class Step:
             confidence: (m,) the draft's largest probability at `position`.
             entropy: (m,) of its distribution there, in nats, if known.
         """
-        look, reached = self.look, self.reached
+        look, standing = self.look, self.standing
         assert look is not None and look.effects is not None and look.chances is not None
-        if reached is None:
-            self.reached = reached = np.ones(look.effects.shape[1:])
-        # Rows in order and all there: a slice costs a fifth of an index array.
-        index = slice(None) if len(rows) == len(reached) else rows
-        logits = look.chances.logits(confidence, entropy, position)
-        chances = sigmoid(logits[:, :, None] + EFFECTS)  # (2, m, effects)
-        reached[index] = so_far = reached[index] * chances[0]
-        weighted = look.effects[:, index] * so_far
-        survival = np.add.reduce(weighted[0], axis=-1)
+        if standing is None:
+            self.standing = standing = look.effects.copy()
+        chances = look.chances.accepted(confidence, entropy, position)  # (2, m, effects)
+        if len(rows) == standing.shape[1]:  # in order, and all there
+            standing *= chances[0]
+        else:
+            standing[:, rows] = standing = standing[:, rows] * chances[0]
+        survival = np.add.reduce(standing[0], axis=-1)
         # A draft that got so far is one of a request that goes well.
-        following = np.add.reduce(weighted[1] * chances[1], axis=-1)
-        following /= np.maximum(np.add.reduce(weighted[1], axis=-1), 1e-300)
+        following = np.add.reduce(standing[1] * chances[1], axis=-1)
+        following /= np.maximum(np.add.reduce(standing[1], axis=-1), 1e-300)
         if entropy is None:
             entropy = np.full(len(rows), np.nan)
         return Progress(look.view, rows, position, survival, following, confidence, entropy)

@@ -52,7 +52,7 @@ class Stretch:
         self.starts = self.ends - size
         self.row = np.arange(len(slots)).repeat(size)  # of each token
         place = np.arange(len(self.row)) - self.starts[self.row]
-        match, self.sure, self.entropy = text.signs.values[slots[self.row], :, place].T
+        match, self.sure, self.entropy = text.signs[slots[self.row], :, place].T
         self._known = known
         self.acceptance = self._accept()  # (2, t)
         chance = np.where(match == match, match, self.acceptance[0])

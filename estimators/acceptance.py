@@ -102,22 +102,21 @@ class AcceptanceEstimator:
         self._rejections += np.bincount(cells, rejected, num_cells)
         self._exposure *= keep
         self._exposure += np.bincount(cells, frailty * weight, num_cells)
-        self._learn_requests(slots, hazard, rejected, seen)
+        self._learn_requests(slots, cells, rejected, seen)
         # The prior, scaled to what all cells saw, weighs as much as 4 tokens in each of them.
         scale = (2.0 + self._rejections.sum()) / (2.0 + self._prior @ self._exposure)
         self.hazard = (4.0 * scale * self._prior + self._rejections) / (4.0 + self._exposure)
         return lasting
 
-    def _learn_requests(self, slots: Slots, hazard: Floats, rejected: Floats, seen: Slots) -> None:
+    def _learn_requests(self, slots: Slots, cells: Cells, rejected: Floats, seen: Slots) -> None:
         """Learn the frailties of requests from their tokens (t,)."""
-        num_slots = len(self._levels.weight.values)
-        accepted_at = np.bincount(slots, (1.0 - rejected) * hazard, num_slots)
-        log_likelihood = -accepted_at[:, None] * FRAILTIES
-        missed = np.flatnonzero(rejected)
-        rate = np.maximum(hazard[missed, None] * FRAILTIES, 1e-9)
-        misses = rejected[missed, None] * np.log(-np.expm1(-rate))
-        for level, of_level in enumerate(misses.T):
-            log_likelihood[:, level] += np.bincount(slots[missed], of_level, num_slots)
+        shape = (len(self._levels.weight.values), len(self.hazard))
+        size = shape[0] * shape[1]
+        place = slots * shape[1] + cells
+        misses = np.bincount(place, rejected, size).reshape(shape)
+        hits = np.bincount(place, 1.0 - rejected, size).reshape(shape)
+        rate = np.maximum(self.hazard[:, None] * FRAILTIES, 1e-9)  # (cells, frailties)
+        log_likelihood = misses @ np.log(-np.expm1(-rate)) - hits @ rate
         self._levels.update(log_likelihood, seen)
 
     def _lasting(self, rejected: Floats, rate: Floats) -> float:

@@ -24,7 +24,8 @@ _BENDS = slice(3, 3 + len(_KNEES))  # those of its knees
 _MEMORY = 24  # steps of a kind that its mean is over
 _DRIFT = 0.03  # of a step's error that all kinds share
 _MOST_KINDS = 256
-_TRUSTED = 8.0  # steps of a kind, after which more of them do not make it weightier
+_TRUSTED = 30.0  # steps of a kind, after which more of them do not make it weightier
+_UNSURE = 0.1  # of its weight has a step of a kind that may not be warm yet
 _FRESH = 400.0  # steps after which a kind has lost 1 - 1/e of its weight
 _STALE = 0.05  # of its weight is kept for ever
 _FIT_EVERY = 128  # steps; sooner while there were few
@@ -73,14 +74,19 @@ class StepCostEstimator:
         self._num_steps = 0
         self._news = 0  # steps since the fit, a new kind counting as many
         self._slopes: Floats | None = None  # None until they are asked for
-        # What a new batch size changes is told by few steps: no draft, a short and a long one.
+        # No draft, a short and a long one. Another batch size has little to add: it shares the
+        # slopes, and where steps are long, so is a probe.
         self._probes = (min(4, max_draft_len), 0, max_draft_len) * 2
+        self._more_probes = (0, max_draft_len)
         self._num_probes: dict[int, int] = {}
 
     def next_probe(self, batch_size: int, draft: int = 0) -> int | None:
         """The length to try next at a batch size that is new; None once it is known."""
-        num_done = self._num_probes.get(size_bucket(batch_size), 0)
-        return self._probes[num_done] if num_done < len(self._probes) else None
+        size = size_bucket(batch_size)
+        num_done = self._num_probes.get(size, 0)
+        first = next(iter(self._num_probes), size)
+        probes = self._probes if size == first else self._more_probes
+        return probes[num_done] if num_done < len(probes) else None
 
     def probed(self, batch_size: int, draft: int) -> None:
         """A probe was run, whatever the host made of it."""
@@ -143,7 +149,9 @@ class StepCostEstimator:
         kinds = self._kinds.values()
         rows = _features(*np.array([kind.load for kind in kinds]).T)
         rows /= np.array([kind.seconds for kind in kinds])[:, None]
-        weights = np.minimum(np.array([kind.num_steps for kind in kinds]), _TRUSTED)
+        num_steps = np.array([kind.num_steps for kind in kinds])
+        weights = np.minimum(num_steps, _TRUSTED)
+        weights[num_steps < WARM_UP] *= _UNSURE
         age = self._num_steps - np.array([kind.last for kind in kinds])
         weights *= np.maximum(np.exp(-age / _FRESH), _STALE)
         moments = (weights * rows.T) @ rows

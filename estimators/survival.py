@@ -17,6 +17,8 @@ _HINGES = (1.5, 3.5)  # of the logit of the confidence: about 0.82 and 0.97
 NUM_FEATURES = 4 + len(_HINGES)
 _MOST_EXCESS = 50.0  # nats; no vocabulary has more
 EFFECTS = np.linspace(-4.0, 4.0, 13)  # of a request, as logits
+_OTHER_ODDS = np.exp(np.stack([EFFECTS, -EFFECTS])).astype(np.float32)  # than rejected, accepted
+_MOST_LOGIT = 25.0  # of a surprise that a request's effect is learned from
 _LEAST, _MOST = 1e-4, 1.0 - 1e-6  # confidences
 
 
@@ -75,17 +77,33 @@ class Chances:
         self._by_confidence = theta @ _CELLS
         self._by_entropy = theta[:, -2, None]
         self._by_position = theta[:, -1, None]
+        self._accepted: dict[int, Floats] = {}  # by position: (regressions, cells, effects)
 
     def logits(self, confidence: Floats, entropy: Floats | None, position: int) -> Floats:
         """What is the same for all requests (regressions, t) at a position, as a logit."""
-        # NaN counts as no confidence; searchsorted would put it last.
-        cells = _EDGES.searchsorted(np.fmax(confidence, 0.0))
-        logit: Floats = self._by_confidence[:, cells]
-        if position > 1:
-            logit += self._by_position * math.log(position)
+        logit: Floats = self._at(position)[:, _cells(confidence)]
         if entropy is not None:
             logit += self._by_entropy * _excess(confidence, entropy)
         return logit
+
+    def accepted(self, confidence: Floats, entropy: Floats | None, position: int) -> Floats:
+        """Probability (regressions, t, effects) for a request of each of `EFFECTS`."""
+        if entropy is not None:
+            return sigmoid(self.logits(confidence, entropy, position)[:, :, None] + EFFECTS)
+        table = self._accepted.get(position)
+        if table is None:
+            table = sigmoid(self._at(position)[:, :, None] + EFFECTS)
+            self._accepted[position] = table
+        result: Floats = table[:, _cells(confidence)]
+        return result
+
+    def _at(self, position: int) -> Floats:
+        return self._by_confidence + self._by_position * math.log(position)
+
+
+def _cells(confidence: Floats) -> NDArray[np.intp]:
+    # NaN counts as no confidence; searchsorted would put it last.
+    return _EDGES.searchsorted(np.fmax(confidence, 0.0))
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,11 +208,17 @@ class SurvivalEstimator:
 
     def _learn_requests(self, slots: Slots, shared: Floats, accepted: Floats, seen: Slots) -> None:
         """Learn the effects of requests from their tokens (t,)."""
-        num_slots = len(self._levels.weight.values)
+        num_slots, num_effects = self._levels.weight.values.shape
         sign = 2.0 * accepted - 1.0
-        chances = np.log(sigmoid(sign[:, None] * (shared[:, None] + EFFECTS)) + 1e-12)
-        log_likelihood = [np.bincount(slots, level, num_slots) for level in chances.T]
-        self._levels.update(np.stack(log_likelihood, axis=1), seen)
+        # -log(1 + odds of the other outcome), in single precision: half the cost of learning.
+        odds = np.exp(np.clip(-sign * shared, -_MOST_LOGIT, _MOST_LOGIT)).astype(np.float32)
+        other = odds[:, None] * _OTHER_ODDS[accepted.astype(np.intp)]
+        log_chance = -np.log(np.float32(1.0) + other)
+        place = slots[:, None] * num_effects + np.arange(num_effects)
+        log_likelihood = np.bincount(
+            place.ravel(), log_chance.ravel(), num_slots * num_effects
+        ).reshape(num_slots, num_effects)
+        self._levels.update(log_likelihood, seen)
 
 
 def sigmoid(logit: Floats) -> Floats:

@@ -78,6 +78,7 @@ class Flight:
     idle_after: bool = False
     counts: Counts = field(default_factory=dict)
     answers: Mapping[int, Any] = field(default_factory=dict)
+    _took: set[str] | None = None
 
     @property
     def before(self) -> Course | None:
@@ -131,8 +132,14 @@ class Flight:
 
     def _counts_of_decodes(self, previous: Flight) -> Counts:
         """Counts of requests that decoded; the engine counts none for those without a draft."""
+        decoding = previous.took() & self.took()
+        if (
+            self.only_decodes
+            and len(self.counts) == len(self.num_drafted)
+            and self.num_tokens.keys() <= decoding
+        ):
+            return dict.fromkeys(self.num_tokens, (0, 0)) | self.counts
         counts: Counts = {}
-        decoding = previous.took & self.took
         for name, num in self.num_tokens.items():
             drafted = self.num_drafted.get(name, 0)
             if drafted == 0 and num == 1 and name in decoding:
@@ -141,11 +148,12 @@ class Flight:
                 counts[name] = self.counts[name]
         return counts
 
-    @property
     def took(self) -> set[str]:
         """Requests of which the engine took tokens."""
-        answers = (one for answer in self.answers.values() for one in answer.outputs)
-        return {one.request_id for one in answers if one.new_token_ids}
+        if self._took is None:
+            answers = (one for answer in self.answers.values() for one in answer.outputs)
+            self._took = {one.request_id for one in answers if one.new_token_ids}
+        return self._took
 
 
 def history_of(flights: Sequence[Flight], costs: Sequence[Cost | None], ledger: Ledger) -> History:

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import math
 import time
+from bisect import bisect_left
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -25,8 +27,8 @@ from flyball.integrations.vllm.metrics import Publisher
 from flyball.integrations.vllm.step_costs import StepCosts
 from flyball.integrations.vllm.traits import EngineTraits
 
-_FIRST_HOLD = 2  # steps for which the first plan for new requests is kept
-_NEW_SHARE = 4  # one new request in four asks for a new plan
+_FIRST_HOLD = 4  # times as long is a plan kept in the end as the first one for new requests
+_NEW_SHARE = 4  # more than one new request in four asks for a new plan
 
 
 def hold_steps(batch_size: int) -> int:
@@ -34,7 +36,7 @@ def hold_steps(batch_size: int) -> int:
 
     Large batches change slowly, and have much to hand in.
     """
-    return 16 if batch_size <= 16 else 32
+    return 16 if batch_size <= 16 else 64
 
 
 class Pilot:
@@ -42,8 +44,8 @@ class Pilot:
 
     A plan is kept for some steps, and what they showed is handed in with the next one: beliefs
     change slowly, and a step that leaves the plan alone costs a tenth of one that makes it.
-    Requests that join in between draft like the average; where many do, the first plans for them
-    are kept for few steps.
+    Requests that join in between draft like the average, until a quarter of the batch is new; where
+    many join at once, the first plans for them are kept for few steps.
 
     Args:
         traits: of the engine.
@@ -90,7 +92,8 @@ class Pilot:
         self._counts: Counts = {}
         self._found: dict[str, int] | None = None
         self._steps_left = 0
-        self._patience = _FIRST_HOLD
+        self._num_joined = 0  # since the plan was made
+        self._patience = 0  # steps for which to keep the next plan, at least
 
     @property
     def fallbacks(self) -> dict[str, int]:
@@ -163,15 +166,29 @@ class Pilot:
         self._steps_left -= 1
         lengths = course.lengths if course is not None else {}
         joined = [name for name in num_tokens if name not in lengths]
+        self._num_joined += len(joined)
         if _NEW_SHARE * len(joined) > len(num_tokens):
-            self._patience = _FIRST_HOLD
-        elif course is not None and self._steps_left > 0:
-            if not joined:
-                return course
-            if self._steps_in_room(scheduler, joined) >= self._steps_left:
+            self._patience = 0
+        elif (
+            course is not None
+            and self._latest is not None
+            and self._steps_left > 0
+            and _NEW_SHARE * self._num_joined <= len(num_tokens)
+            and (not joined or self._steps_in_room(scheduler, joined) >= self._steps_left)
+        ):
+            if joined or len(num_tokens) < len(self._latest.num_tokens):
                 lengths.update(dict.fromkeys(joined, course.default))
-                return course
+                course = self._fitted(course, num_tokens)
+            return course
         return self._replan(scheduler, num_tokens)
+
+    def _fitted(self, course: Course, names: Iterable[str]) -> Course:
+        """The course with as many draft steps as those who are there have a use for."""
+        if not self.traits.per_step or course.plan_id is None:
+            return course
+        longest = max(map(course.lengths.__getitem__, names))
+        most = self.traits.draft_lens[bisect_left(self.traits.draft_lens, longest)]
+        return course if most == course.draft_len else replace(course, draft_len=most)
 
     def _steps_in_room(self, scheduler: Any, names: Iterable[str]) -> int:
         """Steps for which the drafter surely has room for all of these texts."""
@@ -184,6 +201,7 @@ class Pilot:
     def _replan(self, scheduler: Any, num_tokens: Mapping[str, int]) -> Course:
         """Hand in what was learned, and ask the governor."""
         self._hand_in()
+        self._num_joined = 0
         room = self._steps_in_room(scheduler, num_tokens)
         if room < 0:
             # The runner drafts nothing here, and fills in tokens that are no drafts.
@@ -202,9 +220,10 @@ class Pilot:
         lengths = np.minimum(plan.draft_len, most)
         view = self.governor.view
         probing = view is not None and view.probe_len is not None
-        hold = min(self._patience, hold_steps(len(names)), room + 1)
-        self._steps_left = 1 if probing else hold
-        self._patience = min(2 * self._patience, hold_steps(len(names)))
+        longest = hold_steps(len(names))
+        hold = min(max(self._patience, longest // _FIRST_HOLD), longest)
+        self._steps_left = 1 if probing else min(hold, room + 1)
+        self._patience = 2 * hold
         self.draft_len = float(lengths.mean())
         return Course(
             plan.step_id,

@@ -104,12 +104,10 @@ def test_the_best_table_takes_the_fastest_length_at_each_load() -> None:
     assert best_table(rates) == ((1, 2, 4), (3, 8, 0), (9, 24, 4), (25, 512, 0))
 
 
-def test_constant_lengths_share_a_server_and_the_rest_do_not() -> None:
+def test_all_that_draft_alike_share_a_server() -> None:
     servers = {variant.server for variant in variants(("ngram", "draft_model"), (0, 1, 2))}
-    assert servers == {
-        "off", "ngram static", "ngram governor", "draft_model static", "draft_model governor",
-    }  # fmt: skip
-    assert Variant("ngram", TABLE, constant(2)).server == "ngram static"
+    assert servers == {"off", "ngram", "draft_model"}
+    assert Variant("ngram", TABLE, constant(2)).server == "ngram"
 
 
 def test_the_summary_compares_with_the_best_in_hindsight(log: Log) -> None:

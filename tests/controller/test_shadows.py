@@ -142,13 +142,13 @@ def test_text_is_put_together_from_rounds_and_readings() -> None:
     text.note(outcomes([3], [1], [1]))  # its next token is never read
     text.note(outcomes([3], [0], [1], np.array([[0.5]])))
     size = int(text.size.values[3])
-    match, sure, _ = text.signs.values[3][:, :size]
+    match, sure, _ = text.signs[3][:, :size]
     np.testing.assert_array_equal(match, [1, 1, 0, 1, 1, 1, 0, 1, 0.25, 1, np.nan, 0])
     assert sure[5] == 0.9
     assert sure[-1] == 0.5
     text.drop(slot, np.array([4]))
     np.testing.assert_array_equal(
-        text.signs.values[3, 0, : size - 4], [1, 1, 0, 1, 0.25, 1, np.nan, 0]
+        text.signs[3, 0, : size - 4], [1, 1, 0, 1, 0.25, 1, np.nan, 0]
     )
 
 
