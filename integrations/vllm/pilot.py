@@ -176,7 +176,7 @@ class Pilot:
             and _NEW_SHARE * self._num_joined <= len(num_tokens)
             and (not joined or self._steps_in_room(scheduler, joined) >= self._steps_left)
         ):
-            if joined or len(num_tokens) < len(self._latest.num_tokens):
+            if num_tokens.keys() != self._latest.num_tokens.keys():
                 lengths.update(dict.fromkeys(joined, course.default))
                 course = self._fitted(course, num_tokens)
             return course
