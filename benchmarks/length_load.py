@@ -1,6 +1,4 @@
-"""Claim: the default length policy fades out with load, and is never behind the best table.
-
-python -m benchmarks.length_load [--quick] [--seed-base N] [--json FILE]
+"""Length policies under load, from memory-bound to compute-bound steps.
 
 Batches of 1 to 256 requests whose acceptance differs, in virtual time, with a step that is bound
 by memory in small batches and by arithmetic in large ones. Two kinds of host: one that verifies a
@@ -11,7 +9,6 @@ of each batch size in hindsight, which is the best table.
 
 from __future__ import annotations
 
-import argparse
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +18,7 @@ from numpy.typing import NDArray
 from benchmarks import report
 from benchmarks.length_run import Walk
 from benchmarks.length_streams import TARGET_S
+from benchmarks.length_texts import Measured
 from flyball.controller.contract import Cost, HostInfo, Outcomes
 from flyball.controller.governor import Governor
 from flyball.controller.policy_file import PolicyFile, load_policy
@@ -148,11 +146,9 @@ def _draft(governor: Governor, step_id: int, lanes: Lanes, at: Longs, length: Lo
     return length
 
 
-def main() -> None:
-    """Measure, print, write."""
-    arguments = _arguments()
-    count, size = (2, 3) if arguments.quick else (20, 10)
-    seeds = range(arguments.seed_base, arguments.seed_base + count)
+def run(seeds: range, quick: bool) -> Measured:
+    """Walk, print, and give the table."""
+    size = 3 if quick else 10
     jobs = [
         (host, batch_size, seed, size * REQUEST_LEN)
         for host in HOSTS
@@ -162,7 +158,7 @@ def main() -> None:
     rows = report.in_parallel(_compare, jobs)
     table = _table(rows)
     report.print_table("rate, of the best constant length in hindsight", table, tuple(table[0]))
-    report.write("length_load", vars(arguments), rows, {"table": table}, arguments.json)
+    return rows, {line.pop("policy"): line for line in table}
 
 
 def _compare(job: Job) -> list[dict[str, Any]]:
@@ -216,13 +212,3 @@ def _table(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
                 line[f"{host} {batch_size}"] = float(np.mean(ratios))
         found.append(line)
     return found
-
-
-def _arguments() -> argparse.Namespace:
-    parser = report.argument_parser("length_load", __doc__, "two seeds and short texts")
-    report.add_seed_base(parser, "texts")
-    return parser.parse_args()
-
-
-if __name__ == "__main__":
-    main()

@@ -1,14 +1,11 @@
-"""Claim: where nothing changes, the default length policy loses next to nothing by learning.
+"""What learning costs length policies where nothing changes: stationary texts, 5,000 rounds.
 
-python -m benchmarks.length_regret [--quick] [--seed-base N] [--json FILE]
-
-Stationary texts in virtual time, 5,000 rounds. Pseudo-regret of a round: what it is expected to
-bring per second, by the length that was drafted, as a share of the best length's, taken from 1.
+Pseudo-regret of a round: what it is expected to bring per second, by the length that was drafted,
+as a share of the best length's, taken from 1.
 """
 
 from __future__ import annotations
 
-import argparse
 from typing import Any
 
 import numpy as np
@@ -17,26 +14,23 @@ from numpy.typing import NDArray
 from benchmarks import report
 from benchmarks.length_run import walk_policy
 from benchmarks.length_streams import MAX_DRAFT_LEN, SCENARIOS, TARGET_S, Costs
+from benchmarks.length_texts import DEFAULT, DRAFT_SHARES, LEFT_OUT, Measured, policy_file
 from flyball.policies.registry import LENGTH_POLICIES
 
-DRAFT_SHARES = (0.02, 0.05, 0.1, 0.25)
 ROUNDS = 5000
 LATE = 4000  # rounds after which a policy should have settled
-LEFT_OUT = ("static", "batch_table")
 Floats = NDArray[np.float64]
 Job = tuple[int, int]
 
 
-def main() -> None:
-    """Measure, print, write."""
-    arguments = _arguments()
-    rounds = 1000 if arguments.quick else ROUNDS
-    seeds = range(arguments.seed_base, arguments.seed_base + (2 if arguments.quick else 20))
+def run(seeds: range, quick: bool) -> Measured:
+    """Walk, print, and give the table."""
+    rounds = 1000 if quick else ROUNDS
     rows = report.in_parallel(_walk, [(seed, rounds) for seed in seeds])
     rows.sort(key=lambda row: (row["policy"], row["seed"]))
     table = _table(rows)
     report.print_table(f"pseudo-regret over {rounds} rounds", table, tuple(table[0]))
-    report.write("length_regret", vars(arguments), rows, {"table": table}, arguments.json)
+    return rows, {line.pop("policy"): line for line in table}
 
 
 def _walk(job: Job) -> list[dict[str, Any]]:
@@ -46,13 +40,9 @@ def _walk(job: Job) -> list[dict[str, Any]]:
     stream = SCENARIOS["stationary"](rng, rounds * (MAX_DRAFT_LEN + 1))
     assert stream.known is not None
     costs = Costs(DRAFT_SHARES[seed % 4] * TARGET_S, 0.0)
-    policies = {name: (name, "length") for name in LENGTH_POLICIES if name not in LEFT_OUT}
-    policies["default"] = ("goodput", "shadows")
     found = []
-    for name, (policy, follow) in policies.items():
-        length = {"policy": policy, "max_draft_len": MAX_DRAFT_LEN}
-        file = {"version": 1, "length": length, "governor": {"follow": follow}}
-        walk = walk_policy(stream, costs, file, max_rounds=rounds)
+    for name in (*(name for name in LENGTH_POLICIES if name not in LEFT_OUT), DEFAULT):
+        walk = walk_policy(stream, costs, policy_file(name), max_rounds=rounds)
         regret = regret_by_length(float(stream.known[0]), costs)[walk.lengths[:rounds]]
         late = regret[LATE * rounds // ROUNDS :]
         found.append(
@@ -92,13 +82,3 @@ def _table(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
             }
         )
     return sorted(found, key=lambda line: line["regret"])
-
-
-def _arguments() -> argparse.Namespace:
-    parser = report.argument_parser("length_regret", __doc__, "two seeds and 1,000 rounds")
-    report.add_seed_base(parser, "texts")
-    return parser.parse_args()
-
-
-if __name__ == "__main__":
-    main()

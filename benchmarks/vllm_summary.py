@@ -148,6 +148,31 @@ def best_static(log: Log, method: str, stream: str) -> str:
     return max(names, key=lambda name: rate(log.runs[method, name, stream]))
 
 
+def against_unseen(log: Log, method: str, mode: str, stream: str) -> Ratio | None:
+    """A mode against the constant length that was fastest in the other repetitions.
+
+    The fastest of nine by the very runs that are compared owes some of it to luck; this rival was
+    chosen without them. None where there is one repetition only.
+    """
+    constants = {name: log.runs.get((method, name, stream)) for name in map(static_name, LENGTHS)}
+    runs = log.runs[method, mode, stream]
+    repetitions = sorted({run.unit[0] for run in runs})
+    if len(repetitions) < 2:
+        return None
+    mine: list[Measured] = []
+    theirs: list[Measured] = []
+    for rep in repetitions:
+        rates = {
+            name: rate([run for run in found if run.unit[0] != rep])
+            for name, found in constants.items()
+            if found
+        }
+        rival = constants[max(rates, key=rates.__getitem__)]
+        mine += [run for run in runs if run.unit[0] == rep]
+        theirs += [run for run in rival or () if run.unit[0] == rep]
+    return ratio(mine, theirs)
+
+
 def num_differing(log: Log, runs: Sequence[Measured], stream: str) -> int:
     """Texts that are not those of the engine alone, token for token."""
     expected = {run.unit: run.texts for run in log.runs["", OFF, stream]}
@@ -217,6 +242,9 @@ def _of_method(log: Log, method: str) -> Summary:
     k0 = static_name(0)
     return {
         "governed_vs_best_static": to_best_static(GOVERNOR, STREAMS),
+        "governed_vs_static_chosen_unseen": {
+            stream: against_unseen(log, method, GOVERNOR, stream) for stream in STREAMS
+        },
         "governed_vs_best_table": {
             "rival": [list(entry) for entry in log.tables[method]],
             "ratio": ratio(log.runs[method, GOVERNOR, PHASED], log.runs[method, TABLE, PHASED]),

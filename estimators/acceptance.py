@@ -32,24 +32,28 @@ class AcceptanceEstimator:
     that its own record gives (see `Levels`); at first they are those of a Gamma distribution with
     mean 1 and variance 1/2, which fits domains whose acceptance ranges from 0.4 to 0.95. `H` is
     Breslow's estimator, rejections over frailty-weighted exposure (Breslow 1972;
-    Clayton 1978 for the frailty). A rejected token counts the expected exposure until its
-    rejection, 1 / r - 1 / (e^r - 1) with r = f * H, the E-step of an EM algorithm. All counts
-    are discounted, so that both follow drift; only observed positions may be given, which is
-    what makes censoring harmless. Where rejections come to differ from what was expected of the
+    Clayton 1978 for the frailty). Exposure is what is expected once the outcome is known, the E-step
+    of an EM algorithm: f of a request whose draft got that far, which is less than it was before
+    the draft, and until the rejection of a token that was rejected. All counts are discounted, so
+    that both follow drift; only observed positions may be given, which is what makes censoring
+    harmless. Where rejections come to differ from what was expected of the
     requests (`DriftDetector`), the shared counts lose what the detector's window loses.
 
     Args:
         prior: (cells,) cumulative hazards believed in before any outcome. What is seen first
             scales all of them together, then each cell goes its own way.
+        width: cells in a row that the tokens of a draft pass through, one after the other.
         memory: observed rounds after which a shared count has lost 1 - 1/e of its weight.
     """
 
     def __init__(
         self,
         prior: Floats,
+        width: int,
         memory: float = 400.0,
     ) -> None:
         self._prior = prior
+        self._width = width
         self._keep = float(np.exp(-1.0 / memory))
         self._rejections = np.zeros(len(prior))
         self._exposure = np.zeros(len(prior))
@@ -89,44 +93,53 @@ class AcceptanceEstimator:
         """
         if len(slots) == 0:
             return 1.0
-        hazard = self.hazard[cells]
-        frailty = (self._levels.weight.values @ FRAILTIES)[slots]
-        weight = np.ones(len(slots))
-        missed = np.flatnonzero(rejected)
-        rate = np.minimum(np.maximum(frailty[missed] * hazard[missed], 1e-6), 100.0)
-        weight[missed] -= rejected[missed] * (1.0 - (1.0 / rate - 1.0 / np.expm1(rate)))
-        num_cells = len(self.hazard)
-        lasting = self._lasting(rejected, frailty * hazard)
+        shape = (len(self._levels.weight.values), len(self.hazard))
+        place = slots * shape[1] + cells
+        misses = np.bincount(place, rejected, shape[0] * shape[1]).reshape(shape)
+        hits = np.bincount(place, 1.0 - rejected, shape[0] * shape[1]).reshape(shape)
+        accepting, exposure = self._expect(hits, misses)
+        lasting = self._lasting(rejected, accepting.ravel()[place])
         keep = lasting * self._keep**num_rounds
         self._rejections *= keep
-        self._rejections += np.bincount(cells, rejected, num_cells)
+        self._rejections += misses.sum(axis=0)
         self._exposure *= keep
-        self._exposure += np.bincount(cells, frailty * weight, num_cells)
-        self._learn_requests(slots, cells, rejected, seen)
+        self._exposure += exposure
+        rate = np.maximum(self.hazard[:, None] * FRAILTIES, 1e-9)  # (cells, frailties)
+        self._levels.update(misses @ np.log(-np.expm1(-rate)) - hits @ rate, seen)
         # The prior, scaled to what all cells saw, weighs as much as 4 tokens in each of them.
         scale = (2.0 + self._rejections.sum()) / (2.0 + self._prior @ self._exposure)
         self.hazard = (4.0 * scale * self._prior + self._rejections) / (4.0 + self._exposure)
         return lasting
 
-    def _learn_requests(self, slots: Slots, cells: Cells, rejected: Floats, seen: Slots) -> None:
-        """Learn the frailties of requests from their tokens (t,)."""
-        shape = (len(self._levels.weight.values), len(self.hazard))
-        size = shape[0] * shape[1]
-        place = slots * shape[1] + cells
-        misses = np.bincount(place, rejected, size).reshape(shape)
-        hits = np.bincount(place, 1.0 - rejected, size).reshape(shape)
-        rate = np.maximum(self.hazard[:, None] * FRAILTIES, 1e-9)  # (cells, frailties)
-        log_likelihood = misses @ np.log(-np.expm1(-rate)) - hits @ rate
-        self._levels.update(log_likelihood, seen)
+    def _expect(self, hits: Floats, misses: Floats) -> tuple[Floats, Floats]:
+        """What is expected of tokens that a draft reaches.
 
-    def _lasting(self, rejected: Floats, rate: Floats) -> float:
+        Args:
+            hits: (slots, cells) tokens accepted.
+            misses: (slots, cells) tokens rejected.
+
+        Returns:
+            Probability (slots, cells) of acceptance, and exposure (cells,) given the outcomes.
+        """
+        weight = self._levels.weight.values
+        total = self.hazard.reshape(-1, self._width).cumsum(axis=1).ravel()
+        after = np.exp(-FRAILTIES[:, None] * total)  # (frailties, cells)
+        lost = np.exp(-FRAILTIES[:, None] * (total - self.hazard)) - after
+        share_after, share_lost = weight @ after, np.maximum(weight @ lost, 1e-300)
+        exposed_after = weight @ (FRAILTIES[:, None] * after)
+        exposed_lost = weight @ (lost / self.hazard - FRAILTIES[:, None] * after)
+        share_after = np.maximum(share_after, 1e-300)
+        exposure = hits * (exposed_after / share_after) + misses * (exposed_lost / share_lost)
+        return share_after / (share_after + share_lost), exposure.sum(axis=0)
+
+    def _lasting(self, rejected: Floats, accepting: Floats) -> float:
         """Share of the shared counts that what is seen now leaves standing.
 
         Args:
             rejected: (t,) as in `update`.
-            rate: (t,) expected hazard of each token.
+            accepting: (t,) expected probability that it would be accepted.
         """
-        residuals = (rejected + np.exp(-rate)) / 2.0  # shifted into [0, 1]
+        residuals = (rejected + accepting) / 2.0  # shifted into [0, 1]
         cut = self._drift.update(residuals)
         if len(cut.streams) == 0:
             return 1.0

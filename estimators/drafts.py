@@ -130,7 +130,7 @@ class SteppingDraft:
 
     def __init__(self, max_draft_len: int) -> None:
         self._last = max_draft_len - 1
-        self._by_position = AcceptanceEstimator(np.full(max_draft_len, FLAT_PRIOR))
+        self._by_position = AcceptanceEstimator(np.full(max_draft_len, FLAT_PRIOR), max_draft_len)
         self._this_token = SurvivalEstimator(THIS_TOKEN)
         self._next_token = SurvivalEstimator(NEXT_TOKEN)
         self._match_run = SlotArray(0, np.int64)  # tokens matched since the last miss
@@ -303,7 +303,7 @@ class OfferDraft:
     """
 
     def __init__(self, max_draft_len: int) -> None:
-        self._acceptance = AcceptanceEstimator(_offer_prior())
+        self._acceptance = AcceptanceEstimator(_offer_prior(), _OFFER_POSITIONS)
         self._journal = Journal(0)
         self._lengths = np.arange(max_draft_len + 1)
         self._derive()

@@ -8,7 +8,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from benchmarks import length
+from benchmarks import length_texts
 from benchmarks.length_run import runs_of, walk_causal, walk_runs, walk_static
 from benchmarks.length_streams import MAX_DRAFT_LEN, SCENARIOS, Costs, entropy_of
 from benchmarks.length_traces import DOMAINS, RECORDED, TRACES, recorded
@@ -66,14 +66,14 @@ def test_oracles_are_no_worse_than_any_static_length(name: str) -> None:
 
 
 def test_the_summary_compares_with_an_oracle_only_where_there_is_one() -> None:
-    rates = {"default": 1.1, "ucb": 1.0, length.RUNS: 1.3, length.CAUSAL: 1.2}
+    rates = {"default": 1.1, "ucb": 1.0, length_texts.RUNS: 1.3, length_texts.CAUSAL: 1.2}
     rows = [
         {"scenario": scenario, "policy": policy, "vs_static": rate, "decision_us": 1.0}
-        for scenario in length.TEXTS
+        for scenario in length_texts.TEXTS
         for policy, rate in rates.items()
-        if policy != length.CAUSAL or scenario in SCENARIOS
+        if policy != length_texts.CAUSAL or scenario in SCENARIOS
     ]
-    found = length._summary(rows)
+    found = length_texts._summary(rows)
     for name in ("stationary", "synthetic texts", "mean"):
         assert found[name]["gap_closed"] == pytest.approx(0.5)
     for name in ("code", "recorded texts"):
@@ -82,5 +82,5 @@ def test_the_summary_compares_with_an_oracle_only_where_there_is_one() -> None:
         assert found[name]["run_gap_closed"] == pytest.approx(1 / 3)
         assert found[name]["best_other"] == "ucb"
         assert found[name]["vs_best_other"] == pytest.approx(1.1)
-    table = length._table(rows, tuple(RECORDED))
-    assert [line["policy"] for line in table] == [length.RUNS, "default", "ucb"]
+    table = length_texts._table(rows, tuple(RECORDED))
+    assert [line["policy"] for line in table] == [length_texts.RUNS, "default", "ucb"]

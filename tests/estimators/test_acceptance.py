@@ -32,7 +32,7 @@ def test_requests_are_told_apart_although_rejections_censor_what_follows(
 ) -> None:
     monkeypatch.setattr(levels, "_JUMP", 1e-4)  # hardly anybody changes
     truth = np.array([0.4, 0.6, 0.8, 0.95] * 8)
-    estimator = AcceptanceEstimator(PRIOR, memory=1e9)
+    estimator = AcceptanceEstimator(PRIOR, len(PRIOR), memory=1e9)
     simulate(estimator, truth, 400)
     slots = np.arange(len(truth), dtype=np.int32)
     estimate = acceptance(estimator, slots, np.arange(4))
@@ -40,7 +40,7 @@ def test_requests_are_told_apart_although_rejections_censor_what_follows(
 
 
 def test_a_new_request_is_believed_to_be_like_the_others() -> None:
-    estimator = AcceptanceEstimator(PRIOR)
+    estimator = AcceptanceEstimator(PRIOR, len(PRIOR))
     simulate(estimator, np.full(16, 0.9), 200)
     fresh = np.array([40], np.int32)
     estimator.admit(fresh)
@@ -48,7 +48,7 @@ def test_a_new_request_is_believed_to_be_like_the_others() -> None:
 
 
 def test_what_was_not_observed_changes_nothing() -> None:
-    estimator = AcceptanceEstimator(PRIOR)
+    estimator = AcceptanceEstimator(PRIOR, len(PRIOR))
     slots = np.arange(3, dtype=np.int32)
     estimator.admit(slots)
     before = acceptance(estimator, slots, np.arange(4))
@@ -59,7 +59,7 @@ def test_what_was_not_observed_changes_nothing() -> None:
 
 def test_a_world_that_changes_is_believed_sooner_than_memory_fades() -> None:
     slots, rng = np.arange(4, dtype=np.int32), np.random.default_rng(1)
-    estimator = AcceptanceEstimator(PRIOR)
+    estimator = AcceptanceEstimator(PRIOR, len(PRIOR))
     for truth in [0.9] * 100 + [0.3] * 8:
         hit = rng.random((64, 4)) < truth  # 16 rounds of 4 requests
         accepted = hit.cumprod(axis=1).sum(axis=1)
@@ -73,13 +73,13 @@ def test_a_world_that_changes_is_believed_sooner_than_memory_fades() -> None:
 
 
 def test_requests_that_differ_are_no_change() -> None:
-    estimator = AcceptanceEstimator(PRIOR)
+    estimator = AcceptanceEstimator(PRIOR, len(PRIOR))
     simulate(estimator, np.array([0.4, 0.6, 0.8, 0.95] * 8), 400)
     assert estimator._drift.num_observed[0] > 300 * 32
 
 
 def test_a_reused_slot_forgets_its_former_request() -> None:
-    estimator = AcceptanceEstimator(PRIOR)
+    estimator = AcceptanceEstimator(PRIOR, len(PRIOR))
     simulate(estimator, np.array([0.2, 0.9]), 50)
     slots = np.array([0], np.int32)
     estimator.admit(slots)
