@@ -93,7 +93,7 @@ class AcceptanceEstimator:
         """
         if len(slots) == 0:
             return 1.0
-        shape = (len(self._levels.weight.values), len(self.hazard))
+        shape = (1 + int(max(slots.max(), seen.max(initial=0))), len(self.hazard))
         place = slots * shape[1] + cells
         misses = np.bincount(place, rejected, shape[0] * shape[1]).reshape(shape)
         hits = np.bincount(place, 1.0 - rejected, shape[0] * shape[1]).reshape(shape)
@@ -121,7 +121,7 @@ class AcceptanceEstimator:
         Returns:
             Probability (slots, cells) of acceptance, and exposure (cells,) given the outcomes.
         """
-        weight = self._levels.weight.values
+        weight = self._levels.weight.values[: len(hits)]
         total = self.hazard.reshape(-1, self._width).cumsum(axis=1).ravel()
         after = np.exp(-FRAILTIES[:, None] * total)  # (frailties, cells)
         lost = np.exp(-FRAILTIES[:, None] * (total - self.hazard)) - after

@@ -28,7 +28,7 @@ NUM_STRENGTHS = 8  # cells of how well founded an offer is
 _OFFER_POSITIONS = 8  # positions of an offer told apart; later ones are like the last
 _ROUNDS = 16  # rounds after which a journal is due; sooner after new requests
 _ROWS = 4096  # rows after which it is due sooner
-_SIGN_ROWS = 1024  # of a journal, whose confidences are learned from
+_SIGN_ROWS = 512  # of a journal, whose confidences are learned from
 _NOT_GIVEN = np.array([-1.0, np.nan])  # in place of confidence and entropy
 
 

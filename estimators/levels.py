@@ -47,8 +47,11 @@ class Levels:
         return result
 
     def update(self, log_likelihood: Floats, seen: Slots) -> None:
-        """Learn from the likelihood (slots, levels) of what requests (r,) showed, a round each."""
-        weight = self.weight.values
+        """Learn from the likelihood (slots, levels) of what requests (r,) showed, a round each.
+
+        Slots beyond those of the likelihood showed nothing.
+        """
+        weight = self.weight.values[: len(log_likelihood)]
         num_rounds = np.bincount(seen, minlength=len(weight))
         stays = ((1.0 - _JUMP) ** num_rounds)[:, None]
         weight *= stays

@@ -208,7 +208,8 @@ class SurvivalEstimator:
 
     def _learn_requests(self, slots: Slots, shared: Floats, accepted: Floats, seen: Slots) -> None:
         """Learn the effects of requests from their tokens (t,)."""
-        num_slots, num_effects = self._levels.weight.values.shape
+        num_slots = 1 + int(max(slots.max(), seen.max(initial=0)))
+        num_effects = len(EFFECTS)
         sign = 2.0 * accepted - 1.0
         # -log(1 + odds of the other outcome), in single precision: half the cost of learning.
         odds = np.exp(np.clip(-sign * shared, -_MOST_LOGIT, _MOST_LOGIT)).astype(np.float32)
