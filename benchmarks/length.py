@@ -1,4 +1,4 @@
-"""Claim: the default length policy is the best there is, whatever the text, the load and the costs.
+"""Claim: the default length policy is the best there is, whatever the text, load and costs.
 
 python -m benchmarks.length [--quick] [--seed-base N] [--part PART] [--json FILE]
 

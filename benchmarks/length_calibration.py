@@ -1,9 +1,9 @@
 """How good predicted acceptance is, on recorded texts that were not learned from yet.
 
 The estimator that stops drafts learns while it decodes half of the texts, then goes on with the
-others, where every token is predicted before it is learned from. Rival: a batch logistic regression
-of scikit-learn on the same features, the request's own effect at that time among them, fitted to
-the first half at once.
+others, where every token is predicted before it is learned from. Rival: a batch logistic
+regression of scikit-learn on the same features, the request's own effect at that time among them,
+fitted to the first half at once.
 """
 
 from __future__ import annotations

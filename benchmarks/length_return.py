@@ -1,4 +1,4 @@
-"""How soon length policies come back when a useless draft turns good, and whether they had stopped.
+"""How soon length policies come back when a useless draft turns good; had they stopped?
 
 Texts whose draft is useless for a third and good from there on. A round's worth is what it is
 expected to bring per second, by its length, as a share of the best length's there.

@@ -18,8 +18,6 @@ from flyball.controller.policy_file import load_policy
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
-READ_EVERY = 32  # tokens
-
 
 @dataclass(frozen=True)
 class Walk:
@@ -137,8 +135,8 @@ def walk_policy(
 ) -> Walk:
     """A governor with this policy file, as a host with one request at a time would run it.
 
-    Where nothing was drafted, the draft reads the text before it goes on, and every `READ_EVERY`
-    tokens, in one forward that takes as long as a draft step. It ends with the text, or with the
+    Where nothing was drafted, the draft reads the text before it goes on, and every so
+    often, in one forward that takes as long as a draft step. It ends with the text, or with the
     request in which the last of so many rounds falls.
     """
     host = HostInfo("arena", max_draft_len=MAX_DRAFT_LEN)
@@ -162,8 +160,9 @@ def walk_policy(
                     if governor.stop(plan.step_id, row, place, sure, spread)[0]:
                         length = place
                         break
-            reads = position - read >= READ_EVERY or (length > 0 and position > read)
-            worth_it = position - read > 1 or governor.follows_shadows
+            skipped = position - read
+            reads = skipped >= governor.read_every() or (length > 0 and skipped > 0)
+            worth_it = skipped > 1 or governor.follows_shadows
             if reads and worth_it and governor.wants_reading:
                 match = stream.match[None, read:position].astype(np.float64)
                 seen = (sign[None, read:position, 0] for sign in (confidence, entropy))

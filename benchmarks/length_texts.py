@@ -1,7 +1,7 @@
 """Every length policy along the same texts, one request at a time: synthetic and recorded ones.
 
-Rivals in hindsight: the best static length, an oracle that knows the draft's true probability up to
-where it is (of synthetic texts; of others nobody does), and one that knows how long each run is.
+Rivals in hindsight: the best static length, an oracle that knows the draft's true probability up
+to where it is (of synthetic texts; of others nobody does), and one that knows each run's length.
 """
 
 from __future__ import annotations

@@ -19,7 +19,6 @@ from benchmarks.vllm_quiet import Side, Watch
 from benchmarks.vllm_server import Server
 from benchmarks.vllm_summary import PHASED, Log, Measured, rates_by_length, stream_of
 from benchmarks.vllm_variants import (
-    GOVERNOR,
     LENGTHS,
     MODE_VARIABLE,
     OFF,

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from flyball.controller.choice import Choice, Ways, WaysWithOffers
 from flyball.controller.contract import Cost, HostInfo, Offer, Outcomes
 from flyball.controller.guard import BadAnswerError, Guard
-from flyball.controller.look import Costs, Look
+from flyball.controller.look import MOST_UNREAD, Costs, Look
 from flyball.controller.price import PriceCorrection, quote
 from flyball.controller.stretch import Knowledge
 from flyball.estimators.cost import CostEstimator
@@ -244,6 +244,12 @@ class Beliefs:
             )
             if draft.due:
                 self._learn(draft)
+
+    def read_every(self, draft: int) -> int:
+        """Skipped tokens that a stepping draft should read at once; see `Governor.read_every`."""
+        if self._costs is None or not self._costs.measured:
+            return MOST_UNREAD
+        return self._costs.read_every(self._stepping.index(draft))
 
     def read(self, slots: Ints, match: Floats, draft: int) -> None:
         """Take in what a stepping draft would have proposed; see `Governor.read`."""

@@ -88,8 +88,8 @@ class LiveText:
         start = np.where(start + count > _CAPACITY, 0, start)
         count = np.minimum(count, _CAPACITY)
         self.size.values[slots] = start + count
-        copies = tuple(None if sign is None else sign.copy() for sign in signs)
-        self._pending.append((slots.copy(), start, count, copies))
+        match, sure, spread = (None if sign is None else sign.copy() for sign in signs)
+        self._pending.append((slots.copy(), start, count, (match, sure, spread)))
         if len(self._pending) >= _MOST_PENDING:
             self._settle()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,6 +17,9 @@ from flyball.estimators.survival import Chances
 from flyball.policies.length.base import View
 
 Floats = NDArray[np.float64]
+
+_READING_SHARE = 0.01  # of the seconds without drafts, that a draft may take to read
+_LEAST_UNREAD, MOST_UNREAD = 4, 32  # tokens
 
 
 @dataclass(slots=True)
@@ -60,6 +64,12 @@ class Costs:
         )
         self.probe = next(probes, None)  # way and length that would teach most
         self._marginal_s: dict[int, Floats] = {}
+
+    def read_every(self, way: int) -> int:
+        """Skipped tokens that a stepping draft should read in one forward."""
+        step_s = float(self.round_s[way, 1] - self.round_s[-1, 1])
+        tokens = math.ceil(step_s / (_READING_SHARE * float(self.round_s[-1, 0])))
+        return min(max(tokens, _LEAST_UNREAD), MOST_UNREAD)
 
     def marginal_s(self, way: int) -> Floats:
         """Seconds that each drafted token adds (max_draft_len,)."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,11 +33,11 @@ class AcceptanceEstimator:
     that its own record gives (see `Levels`); at first they are those of a Gamma distribution with
     mean 1 and variance 1/2, which fits domains whose acceptance ranges from 0.4 to 0.95. `H` is
     Breslow's estimator, rejections over frailty-weighted exposure (Breslow 1972;
-    Clayton 1978 for the frailty). Exposure is what is expected once the outcome is known, the E-step
-    of an EM algorithm: f of a request whose draft got that far, which is less than it was before
-    the draft, and until the rejection of a token that was rejected. All counts are discounted, so
-    that both follow drift; only observed positions may be given, which is what makes censoring
-    harmless. Where rejections come to differ from what was expected of the
+    Clayton 1978 for the frailty). Exposure is what is expected once the outcome is known, the
+    E-step of an EM algorithm: f of a request whose draft got that far, which is less than it was
+    before the draft, and up to the rejection of a token that was rejected. All counts are
+    discounted, so that both follow drift; only observed positions may be given, which is what
+    makes censoring harmless. Where rejections come to differ from what was expected of the
     requests (`DriftDetector`), the shared counts lose what the detector's window loses.
 
     Args:
@@ -95,8 +96,9 @@ class AcceptanceEstimator:
             return 1.0
         shape = (1 + int(max(slots.max(), seen.max(initial=0))), len(self.hazard))
         place = slots * shape[1] + cells
-        misses = np.bincount(place, rejected, shape[0] * shape[1]).reshape(shape)
-        hits = np.bincount(place, 1.0 - rejected, shape[0] * shape[1]).reshape(shape)
+        size = shape[0] * shape[1]
+        misses: Any = np.bincount(place, rejected, size).reshape(shape)
+        hits: Any = np.bincount(place, 1.0 - rejected, size).reshape(shape)
         accepting, exposure = self._expect(hits, misses)
         lasting = self._lasting(rejected, accepting.ravel()[place])
         keep = lasting * self._keep**num_rounds

@@ -29,6 +29,7 @@ _OFFER_POSITIONS = 8  # positions of an offer told apart; later ones are like th
 _ROUNDS = 16  # rounds after which a journal is due; sooner after new requests
 _ROWS = 4096  # rows after which it is due sooner
 _SIGN_ROWS = 512  # of a journal, whose confidences are learned from
+_SURPRISING = 2.0  # standard deviations of a reading
 _NOT_GIVEN = np.array([-1.0, np.nan])  # in place of confidence and entropy
 
 
@@ -209,6 +210,7 @@ class SteppingDraft:
             How many of them made no sense.
         """
         present = (match >= 0.0) & (match <= 1.001)  # rounding may exceed 1
+        self._compare(slots, match, present)
         before = self._match_run.values[slots]
         count = present.cumsum(axis=1)
         # Tokens read up to the last miss; a run from before the reading counts as negative.
@@ -223,6 +225,15 @@ class SteppingDraft:
         self._readings.append((slots[row], cells, np.maximum(1.0 - match[row, column], 0.0)))
         self._num_read += match.shape[1]
         return int(np.count_nonzero(match == match) - np.count_nonzero(present))
+
+    def _compare(self, slots: Ints, match: Floats, present: NDArray[np.bool_]) -> None:
+        """Learn soon where a reading is not what was expected of first tokens."""
+        expected = self.survival(slots)[:, 1]
+        count = np.count_nonzero(present, axis=1)
+        surplus = float(match[present].sum() - count @ expected)
+        variance = float(count @ (expected * (1.0 - expected)))
+        if surplus * surplus > _SURPRISING**2 * (variance + 0.25):
+            self.hasten()
 
     def hasten(self) -> None:
         """Something has changed: learn after 1, 2, 4, 8 rounds again."""

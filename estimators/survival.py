@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -216,9 +217,8 @@ class SurvivalEstimator:
         other = odds[:, None] * _OTHER_ODDS[accepted.astype(np.intp)]
         log_chance = -np.log(np.float32(1.0) + other)
         place = slots[:, None] * num_effects + np.arange(num_effects)
-        log_likelihood = np.bincount(
-            place.ravel(), log_chance.ravel(), num_slots * num_effects
-        ).reshape(num_slots, num_effects)
+        total = np.bincount(place.ravel(), log_chance.ravel(), num_slots * num_effects)
+        log_likelihood: Any = total.reshape(num_slots, num_effects)
         self._levels.update(log_likelihood, seen)
 
 

@@ -21,7 +21,6 @@ Ints = NDArray[np.int32]
 Longs = NDArray[np.int64]
 Bools = NDArray[np.bool_]
 
-READ_EVERY = 32  # skipped tokens after which a draft reads them all in one forward
 _LONG_READ = 2  # tokens; what a round left over only shadows want to know of
 
 

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from flyball.controller.governor import Governor, Offer, Plan
 from flyball.integrations.hf.device import upload
-from flyball.integrations.hf.draft import READ_EVERY, ModelDraft, Proposal
+from flyball.integrations.hf.draft import ModelDraft, Proposal
 from flyball.integrations.hf.lookup import PromptLookup
 from flyball.integrations.hf.processors import RowProcessors
 from flyball.integrations.hf.text import Moves, Texts
@@ -85,7 +85,7 @@ class Drafts:
                 proposal = model.propose(plan.step_id, slots, own)
                 result = proposal if result is None else _merge(proposal, result)
                 drafting, num_steps = model.number, proposal.tokens.shape[1]
-            elif self._governor.wants_reading and model.num_unread >= READ_EVERY:
+            elif self._is_due(model):
                 model.read(slots, model.room >= 0)
         if result is None:
             nothing = torch.zeros(len(draft_len), 0, dtype=torch.long, device=self._texts.device)
@@ -94,6 +94,11 @@ class Drafts:
             # A model writes for all rows as it goes along.
             self._texts.draft(0, result.tokens)
         return result, drafting, num_steps
+
+    def _is_due(self, model: ModelDraft) -> bool:
+        """Whether a draft should read what it skipped."""
+        governor = self._governor
+        return governor.wants_reading and model.num_unread >= governor.read_every(model.number)
 
     def _look_up(self, plan: Plan, draft_len: Longs) -> Proposal | None:
         if self._lookup is None:

@@ -44,8 +44,8 @@ class Pilot:
 
     A plan is kept for some steps, and what they showed is handed in with the next one: beliefs
     change slowly, and a step that leaves the plan alone costs a tenth of one that makes it.
-    Requests that join in between draft like the average, until a quarter of the batch is new; where
-    many join at once, the first plans for them are kept for few steps.
+    Requests that join in between draft like the average, until a quarter of the batch is new;
+    where many join at once, the first plans for them are kept for few steps.
 
     Args:
         traits: of the engine.

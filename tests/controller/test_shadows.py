@@ -147,9 +147,7 @@ def test_text_is_put_together_from_rounds_and_readings() -> None:
     assert sure[5] == 0.9
     assert sure[-1] == 0.5
     text.drop(slot, np.array([4]))
-    np.testing.assert_array_equal(
-        text.signs[3, 0, : size - 4], [1, 1, 0, 1, 0.25, 1, np.nan, 0]
-    )
+    np.testing.assert_array_equal(text.signs[3, 0, : size - 4], [1, 1, 0, 1, 0.25, 1, np.nan, 0])
 
 
 def test_more_text_than_there_is_room_for_starts_anew() -> None:
