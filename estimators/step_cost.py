@@ -74,19 +74,26 @@ class StepCostEstimator:
         self._num_steps = 0
         self._news = 0  # steps since the fit, a new kind counting as many
         self._slopes: Floats | None = None  # None until they are asked for
-        # No draft, a short and a long one. Another batch size has little to add: it shares the
-        # slopes, and where steps are long, so is a probe.
-        self._probes = (min(4, max_draft_len), 0, max_draft_len) * 2
-        self._more_probes = (0, max_draft_len)
+        # Length, and after how many steps of a batch size. What is tried at once may find the
+        # engine cold; no draft is tried again, being what nobody plans who drafts.
+        self._probes = ((0, 0), (max_draft_len, 0), (0, 32), (0, 128))
+        self._very_first = min(4, max_draft_len)
+        self._num_steps_of: dict[int, int] = {}
         self._num_probes: dict[int, int] = {}
 
     def next_probe(self, batch_size: int, draft: int = 0) -> int | None:
         """The length to try next at a batch size that is new; None once it is known."""
         size = size_bucket(batch_size)
         num_done = self._num_probes.get(size, 0)
-        first = next(iter(self._num_probes), size)
-        probes = self._probes if size == first else self._more_probes
-        return probes[num_done] if num_done < len(probes) else None
+        if next(iter(self._num_probes), size) == size:
+            num_done -= 1
+            if num_done < 0:
+                return self._very_first
+        if num_done < len(self._probes):
+            length, num_steps = self._probes[num_done]
+            if self._num_steps_of.get(size, 0) >= num_steps:
+                return length
+        return None
 
     def probed(self, batch_size: int, draft: int) -> None:
         """A probe was run, whatever the host made of it."""
@@ -116,8 +123,10 @@ class StepCostEstimator:
         """
         self._num_steps += 1
         self._news += 1
+        size = size_bucket(batch_size)
+        self._num_steps_of[size] = self._num_steps_of.get(size, 0) + 1
         key = (
-            size_bucket(batch_size),
+            size,
             round(verify_len),
             num_draft_steps,
             int(num_prefill).bit_length(),
