@@ -1,7 +1,7 @@
 """What learning costs length policies where nothing changes: stationary texts, 5,000 rounds.
 
 Pseudo-regret of a round: what it is expected to bring per second, by the length that was drafted,
-as a share of the best length's, taken from 1.
+as a share of the best length's that the host would have let it have, taken from 1.
 """
 
 from __future__ import annotations
@@ -43,7 +43,9 @@ def _walk(job: Job) -> list[dict[str, Any]]:
     found = []
     for name in (*(name for name in LENGTH_POLICIES if name not in LEFT_OUT), DEFAULT):
         walk = walk_policy(stream, costs, policy_file(name), max_rounds=rounds)
-        regret = regret_by_length(float(stream.known[0]), costs)[walk.lengths[:rounds]]
+        table = regret_by_length(float(stream.known[0]), costs)
+        room = np.minimum(walk.rooms[:rounds], MAX_DRAFT_LEN)
+        regret = table[room, walk.lengths[:rounds]]
         late = regret[LATE * rounds // ROUNDS :]
         found.append(
             {
@@ -59,11 +61,15 @@ def _walk(job: Job) -> list[dict[str, Any]]:
 
 
 def regret_by_length(acceptance: float, costs: Costs) -> Floats:
-    """Share (K + 1,) of the best rate that a round of each length is expected to lose."""
+    """What a round is expected to lose, as a share of the best rate.
+
+    Returns:
+        (K + 1, K + 1) by room, that is the longest draft allowed, and length.
+    """
     lengths = np.arange(MAX_DRAFT_LEN + 1)
     tokens = np.cumsum(acceptance**lengths)
     rate: Floats = tokens / costs.round_s(lengths.astype(np.float64))
-    result: Floats = 1.0 - rate / rate.max()
+    result: Floats = 1.0 - rate / np.maximum.accumulate(rate)[:, None]
     return result
 
 

@@ -13,7 +13,7 @@ import numpy as np
 from benchmarks import report
 from benchmarks.length_regret import regret_by_length
 from benchmarks.length_run import walk_policy
-from benchmarks.length_streams import SCENARIOS, TARGET_S, Costs
+from benchmarks.length_streams import MAX_DRAFT_LEN, SCENARIOS, TARGET_S, Costs
 from benchmarks.length_texts import (
     DEFAULT,
     DRAFT_SHARES,
@@ -49,18 +49,21 @@ def _walk(job: Job) -> list[dict[str, Any]]:
     turn = int(np.flatnonzero(stream.known != stream.known[0])[0])
     walk = walk_policy(stream, costs, policy_file(name))
     start = np.concatenate([[0], walk.tokens.cumsum()[:-1]])
+    room, good = np.minimum(walk.rooms, MAX_DRAFT_LEN), start >= turn
     useless = regret_by_length(float(stream.known[0]), costs)
-    worth = 1.0 - regret_by_length(float(stream.known[-1]), costs)[walk.lengths[start >= turn]]
+    worth = regret_by_length(float(stream.known[-1]), costs)
+    worth = 1.0 - worth[room[good], walk.lengths[good]]
     mean = np.convolve(worth, np.full(WINDOW, 1.0 / WINDOW), "valid")
     back = np.flatnonzero(mean >= BACK)
-    before = walk.lengths[(start >= turn // 2) & (start < turn)]
+    late = (start >= turn // 2) & ~good
+    before = walk.lengths[late]
     return [
         {
             "policy": name,
             "seed": seed,
-            "back_after": int(start[start >= turn][back[0]]) - turn if len(back) else SIZE - turn,
-            "stopped": float((before == 0).mean()) if useless.argmin() == 0 else None,
-            "lost_while_useless": float(useless[before].mean()),
+            "back_after": int(start[good][back[0]]) - turn if len(back) else SIZE - turn,
+            "stopped": float((before == 0).mean()) if useless[-1].argmin() == 0 else None,
+            "lost_while_useless": float(useless[room[late], before].mean()),
         }
     ]
 

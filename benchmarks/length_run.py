@@ -26,12 +26,14 @@ class Walk:
     Attributes:
         tokens: (r,) accepted and one.
         lengths: (r,) drafted.
+        rooms: (r,) what the host would have let a draft have at most.
         seconds: (r,) virtual.
         decision_s: real seconds in the governor.
     """
 
     tokens: Ints
     lengths: Ints
+    rooms: Ints
     seconds: Floats
     decision_s: float = 0.0
 
@@ -61,7 +63,7 @@ def walk(stream: Stream, costs: Costs, draft_len: Callable[[int, int], int]) -> 
 
     The room is what the host lets a draft have: one token less than the request may still get.
     """
-    run, tokens, lengths = runs_of(stream), [], []
+    run, tokens, lengths, rooms = runs_of(stream), [], [], []
     for start, end, limit in _requests(stream):
         position = start
         while position < end:
@@ -70,9 +72,12 @@ def walk(stream: Stream, costs: Costs, draft_len: Callable[[int, int], int]) -> 
             emitted = min(min(int(run[position]), length) + 1, end - position)
             tokens.append(emitted)
             lengths.append(length)
+            rooms.append(room)
             position += emitted
     drafted = np.array(lengths)
-    return Walk(np.array(tokens), drafted, costs.round_s(drafted.astype(np.float64)))
+    return Walk(
+        np.array(tokens), drafted, np.array(rooms), costs.round_s(drafted.astype(np.float64))
+    )
 
 
 def walk_static(stream: Stream, costs: Costs, length: int) -> Walk:
@@ -142,7 +147,7 @@ def walk_policy(
     host = HostInfo("arena", max_draft_len=MAX_DRAFT_LEN)
     governor = Governor(load_policy(policy), host, clock=lambda: 0.0)  # time here is virtual
     run = runs_of(stream)
-    tokens, lengths, seconds = [], [], []
+    tokens, lengths, rooms, seconds = [], [], [], []
     decision_s = 0.0
     confidence, entropy = stream.confidence, stream.entropy
     row = np.zeros(1, np.intp)
@@ -152,7 +157,8 @@ def walk_policy(
         while position < end:
             begun = time.perf_counter()
             plan = governor.plan(slots)
-            length = min(int(plan.draft_len[0]), limit - position - 1)
+            room = limit - position - 1
+            length = min(int(plan.draft_len[0]), room)
             if governor.wants_confidence:
                 for place in range(1, length):
                     sure = confidence[position, place - 1 : place]
@@ -190,6 +196,7 @@ def walk_policy(
             decision_s += time.perf_counter() - begun
             tokens.append(emitted)
             lengths.append(length)
+            rooms.append(room)
             seconds.append(round_s + reading_s)
             if length > 0:
                 # The token after a draft that was accepted in full is still to be read.
@@ -200,4 +207,6 @@ def walk_policy(
             break
     if governor.faults:
         raise RuntimeError(f"policy {policy} had faults: {governor.faults}")
-    return Walk(np.array(tokens), np.array(lengths), np.array(seconds), decision_s)
+    return Walk(
+        np.array(tokens), np.array(lengths), np.array(rooms), np.array(seconds), decision_s
+    )

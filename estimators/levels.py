@@ -11,7 +11,7 @@ Floats = NDArray[np.float64]
 Slots = NDArray[np.int32]
 
 _JUMP = 0.01  # probability that a request jumps in a round
-_PRIOR_SHARE = 0.2  # of the prior in what new requests are believed to be
+_PRIOR_SHARE = 0.05  # of the prior in what new requests are believed to be
 _MEMORY = 2000.0  # observed rounds after which the population has lost 1 - 1/e of its weight
 
 
