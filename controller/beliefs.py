@@ -251,6 +251,14 @@ class Beliefs:
             return MOST_UNREAD
         return self._costs.read_every(self._stepping.index(draft))
 
+    def overdue(self, way: int) -> bool:
+        """Whether a draft that goes on is worth its step for what it tells.
+
+        Drafts that always end after one token would never show what a second is worth now.
+        """
+        draft = self._stepping[way]
+        return self._drafts[draft].num_single >= self.read_every(draft)
+
     def read(self, slots: Ints, match: Floats, draft: int) -> None:
         """Take in what a stepping draft would have proposed; see `Governor.read`."""
         self._guard.at_work = "acceptance"

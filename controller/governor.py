@@ -247,6 +247,8 @@ class Governor:
         self._guard.at_work = "stop"
         try:
             progress = step.advance(rows, position, confidence, entropy)
+            if position == 1 and step.look is not None:
+                progress.overdue = self._beliefs.overdue(step.look.way)
             ends = check_stops(self._seat.ask(progress), len(rows))
         except Exception as error:
             self._fail(error)

@@ -127,6 +127,9 @@ class SteppingDraft:
 
     Args:
         max_draft_len: largest draft length in tokens.
+
+    Attributes:
+        num_single: rounds since more than one token of a draft was observed.
     """
 
     def __init__(self, max_draft_len: int) -> None:
@@ -139,6 +142,7 @@ class SteppingDraft:
         self._readings: list[tuple[Ints, NDArray[np.intp], Floats]] = []
         self._num_read = 0
         self._patience = 2.0  # rounds after which to learn
+        self.num_single = 0
         self._derive()
 
     @property
@@ -196,6 +200,7 @@ class SteppingDraft:
         # The next token that the draft reads continues a draft that was accepted in full.
         run = self._match_run.values
         run[slots] = np.where(proposed > 0, accepted * (observed == accepted), run[slots])
+        self.num_single = 0 if (observed > 1).any() else self.num_single + num_rounds
         if np.count_nonzero(observed):
             self._journal.add(slots, accepted, observed, 0, confidence, entropy, num_rounds)
 

@@ -74,6 +74,7 @@ class Progress:
         next_acceptance: (m,) probability that the token after it is accepted, if this one is.
         confidence: (m,) the draft's largest probability at `position`.
         entropy: (m,) of the draft's distribution there, in nats; NaN where the host does not say.
+        overdue: whether no draft got further for so long that what follows has to be looked at.
     """
 
     view: View
@@ -83,6 +84,7 @@ class Progress:
     next_acceptance: Floats
     confidence: Floats
     entropy: Floats
+    overdue: bool = False
 
 
 @dataclass(slots=True)

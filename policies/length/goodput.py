@@ -63,7 +63,7 @@ class Goodput(LengthPolicy):
         """True where the token after `progress.position` does not pay."""
         view = progress.view
         num_rows = len(progress.rows)
-        if view.probe_len is not None:
+        if view.probe_len is not None or progress.overdue:
             return np.zeros(num_rows, np.bool_)
         worth = view.weight[progress.rows] * progress.survival * progress.next_acceptance
         cost = view.price * view.marginal_s[progress.position]
