@@ -95,7 +95,11 @@ class Governor:
         """After how many skipped tokens a stepping draft should read them, where that is wanted.
 
         From 4 to 32, so that the forward takes about 1% of the seconds.
+
+        Raises:
+            HostError: it is no draft that steps.
         """
+        check_draft(self._host, draft, steps=True)
         return self._beliefs.read_every(draft)
 
     @property

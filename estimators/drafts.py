@@ -1,17 +1,19 @@
-"""What is believed about each draft: how far it will be accepted, for every request.
-
-Outcomes are gathered in a journal and learned from every few rounds, in one vectorised pass: that
-costs a fraction of learning each round, and what is believed changes slowly.
-"""
+"""What is believed about each draft: how far it will be accepted, for every request."""
 
 from __future__ import annotations
-
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from flyball.estimators.acceptance import FLAT_PRIOR, FRAILTIES, AcceptanceEstimator
+from flyball.estimators.journal import (
+    MOST_ROUNDS,
+    MOST_ROWS,
+    NO_CONFIDENCE,
+    Journal,
+    Tokens,
+    unroll,
+)
 from flyball.estimators.slots import SlotArray
 from flyball.estimators.survival import (
     NEXT_TOKEN,
@@ -26,96 +28,8 @@ Ints = NDArray[np.int32]
 
 NUM_STRENGTHS = 8  # cells of how well founded an offer is
 _OFFER_POSITIONS = 8  # positions of an offer told apart; later ones are like the last
-_ROUNDS = 16  # rounds after which a journal is due; sooner after new requests
-_ROWS = 4096  # rows after which it is due sooner
 _SIGN_ROWS = 512  # of a journal, whose confidences are learned from
 _SURPRISING = 2.0  # standard deviations of a reading
-_NOT_GIVEN = np.array([-1.0, np.nan])  # in place of confidence and entropy
-
-
-@dataclass
-class Tokens:
-    """Observed tokens of several rounds, one after the other.
-
-    Attributes:
-        row: (t,) the row of the journal that each token stands in.
-        position: (t,) its position in its draft, from 0.
-        rejected: (t,) 1 where the target rejected it, else 0.
-    """
-
-    row: NDArray[np.intp]
-    position: NDArray[np.intp]
-    rejected: Floats
-
-
-class Journal:
-    """Rounds that were observed and not learned from yet; memory for a few rounds.
-
-    Args:
-        width: most tokens of a row.
-    """
-
-    def __init__(self, width: int) -> None:
-        self._width = width
-        self._clear(_ROWS)
-
-    def _clear(self, capacity: int) -> None:
-        self.num_rows = self.num_rounds = 0
-        self._ints = np.zeros((4, capacity), np.int32)
-        self._signs = np.empty((2, capacity, self._width))
-
-    @property
-    def due(self) -> bool:
-        """Whether it is time to learn."""
-        return self.num_rounds >= _ROUNDS or self.num_rows >= _ROWS
-
-    def add(
-        self,
-        slots: Ints,
-        accepted: Ints,
-        observed: Ints,
-        strength: Ints | int = 0,
-        confidence: Floats | None = None,
-        entropy: Floats | None = None,
-        num_rounds: int = 1,
-    ) -> None:
-        """Note the rows (n,) of some rounds; (n, >= observed) confidence and entropy, if known."""
-        start, stop = self.num_rows, self.num_rows + len(slots)
-        if stop > self._ints.shape[1]:
-            ints, signs = self._ints[:, :start], self._signs[:, :start]
-            before = self.num_rounds
-            self._clear(2 * stop)
-            self._ints[:, :start], self._signs[:, :start] = ints, signs
-            self.num_rounds = before
-        block = self._ints[:, start:stop]
-        block[0], block[1], block[2], block[3] = slots, accepted, observed, strength
-        places = self._signs[:, start:stop]
-        for place, sign, missing in zip(places, (confidence, entropy), _NOT_GIVEN, strict=True):
-            if sign is None:
-                place[:] = missing
-            else:
-                width = min(self._width, sign.shape[1])
-                place[:, :width] = sign[:, :width]
-                place[:, width:] = missing  # not what stood there before
-        self.num_rows = stop
-        self.num_rounds += num_rounds
-
-    def take(self) -> tuple[NDArray[np.int32], Floats, int]:
-        """Slots, accepted, observed, strength (4, rows); confidence, entropy (2, rows, width).
-
-        And the number of rounds. They are views, good until the next `add`.
-        """
-        taken = (self._ints[:, : self.num_rows], self._signs[:, : self.num_rows])
-        num_rounds, self.num_rows, self.num_rounds = self.num_rounds, 0, 0
-        return *taken, num_rounds
-
-
-def unroll(accepted: Ints, observed: Ints) -> Tokens:
-    """The tokens of rows (r,) of which the first `observed` were seen."""
-    ends = observed.cumsum()
-    row = np.arange(len(observed)).repeat(observed)
-    position = np.arange(len(row)) - (ends - observed)[row]
-    return Tokens(row, position, (position >= accepted[row]).astype(np.float64))
 
 
 class SteppingDraft:
@@ -158,7 +72,7 @@ class SteppingDraft:
     def due(self) -> bool:
         """Whether it is time to learn from what was gathered."""
         num_rounds = self._journal.num_rounds + self._num_read
-        return num_rounds >= self._patience or self._journal.num_rows >= _ROWS
+        return num_rounds >= self._patience or self._journal.num_rows >= MOST_ROWS
 
     def admit(self, slots: Ints) -> None:
         """Forget what earlier requests in these slots did; nothing of theirs may be pending."""
@@ -246,7 +160,7 @@ class SteppingDraft:
 
     def learn(self) -> int:
         """Learn from what was gathered; returns how many confidences made no sense."""
-        self._patience = min(2 * self._patience, _ROUNDS)
+        self._patience = min(2 * self._patience, MOST_ROUNDS)
         (slots, accepted, observed, _), signs, num_rounds = self._journal.take()
         tokens = unroll(accepted, observed)
         owner, seen = slots.astype(np.intp)[tokens.row], slots[observed > 0]
@@ -283,7 +197,7 @@ class SteppingDraft:
             num_rounds: that they come from.
         """
         sure, entropy = signs[:, tokens.row, tokens.position]
-        given = int(np.count_nonzero(sure != _NOT_GIVEN[0]))
+        given = int(np.count_nonzero(sure != NO_CONFIDENCE))
         if given == 0:
             return 0
         owner, hit = slots[tokens.row], 1.0 - tokens.rejected

@@ -1,6 +1,7 @@
 import numpy as np
 
-from flyball.estimators.drafts import Journal, SteppingDraft
+from flyball.estimators.drafts import SteppingDraft
+from flyball.estimators.journal import Journal
 from flyball.estimators.survival import sigmoid
 
 
