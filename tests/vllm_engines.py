@@ -21,7 +21,8 @@ from vllm import LLM, SamplingParams
 from vllm.platforms import current_platform
 from vllm.utils import cpu_triton_utils
 
-from flyball.integrations.vllm import pilot as pilots
+from flyball.integrations.vllm import hold as holds
+from flyball.integrations.vllm.pilot import Pilot
 from flyball.policies.length.base import Ints, LengthPolicy, LengthSettings, View
 
 Settings = SamplingParams | Sequence[SamplingParams]
@@ -137,7 +138,7 @@ class Engine:
         return hasattr(self.scheduler, "pilot")
 
     @property
-    def pilot(self) -> pilots.Pilot:
+    def pilot(self) -> Pilot:
         """The pilot of a governed engine."""
         return self.scheduler.pilot
 
@@ -170,18 +171,18 @@ class Engine:
     @contextmanager
     def seat(self, policy: LengthPolicy, hold: int = 1) -> Iterator[None]:
         """Another policy decides meanwhile, and its plans are held for fewer steps."""
-        seat, usual = self.pilot.governor._seat, pilots.hold_steps
+        seat, usual = self.pilot.governor._seat, holds.hold_steps
 
         def hire() -> LengthPolicy:
             seat.policy = policy
             return policy
 
-        seat.hire, seat.policy, pilots.hold_steps = hire, None, lambda _: hold
+        seat.hire, seat.policy, holds.hold_steps = hire, None, lambda _: hold
         try:
             yield
         finally:
             del seat.hire
-            seat.policy, pilots.hold_steps = None, usual
+            seat.policy, holds.hold_steps = None, usual
 
     def check(self) -> None:
         """Our counts are the engine's, nothing went wrong, and no request left anything."""

@@ -22,21 +22,11 @@ from flyball.controller.guard import Guard
 from flyball.controller.metrics import Mode, Status
 from flyball.controller.policy_file import PolicyFile
 from flyball.integrations.vllm.flights import Counts, Course, Flight, history_of
+from flyball.integrations.vllm.hold import Hold
 from flyball.integrations.vllm.ledger import Ledger
 from flyball.integrations.vllm.metrics import Publisher
 from flyball.integrations.vllm.step_costs import StepCosts
 from flyball.integrations.vllm.traits import EngineTraits
-
-_FIRST_HOLD = 4  # times as long is a plan kept in the end as the first one for new requests
-_NEW_SHARE = 4  # more than one new request in four asks for a new plan
-
-
-def hold_steps(batch_size: int) -> int:
-    """Steps for which a plan is kept, at most.
-
-    Large batches change slowly, and have much to hand in.
-    """
-    return 16 if batch_size <= 16 else 64
 
 
 class Pilot:
@@ -91,9 +81,7 @@ class Pilot:
         self._latest: Flight | None = None
         self._counts: Counts = {}
         self._found: dict[str, int] | None = None
-        self._steps_left = 0
-        self._num_joined = 0  # since the plan was made
-        self._patience = 0  # steps for which to keep the next plan, at least
+        self._hold = Hold()
 
     @property
     def fallbacks(self) -> dict[str, int]:
@@ -163,18 +151,13 @@ class Pilot:
     def _steer(self, scheduler: Any, num_tokens: Mapping[str, int]) -> Course:
         """The course for this step: the old one if it will do."""
         course = self._course
-        self._steps_left -= 1
         lengths = course.lengths if course is not None else {}
         joined = [name for name in num_tokens if name not in lengths]
-        self._num_joined += len(joined)
-        if _NEW_SHARE * len(joined) > len(num_tokens):
-            self._patience = 0
-        elif (
-            course is not None
+        if (
+            self._hold.goes_on(len(joined), len(num_tokens))
+            and course is not None
             and self._latest is not None
-            and self._steps_left > 0
-            and _NEW_SHARE * self._num_joined <= len(num_tokens)
-            and (not joined or self._steps_in_room(scheduler, joined) >= self._steps_left)
+            and (not joined or self._steps_in_room(scheduler, joined) >= self._hold.steps_left)
         ):
             if num_tokens.keys() != self._latest.num_tokens.keys():
                 lengths.update(dict.fromkeys(joined, course.default))
@@ -201,11 +184,11 @@ class Pilot:
     def _replan(self, scheduler: Any, num_tokens: Mapping[str, int]) -> Course:
         """Hand in what was learned, and ask the governor."""
         self._hand_in()
-        self._num_joined = 0
         room = self._steps_in_room(scheduler, num_tokens)
         if room < 0:
             # The runner drafts nothing here, and fills in tokens that are no drafts.
-            self._steps_left, self.draft_len = 1, 0.0
+            self._hold.begin(len(num_tokens), 1)
+            self.draft_len = 0.0
             return Course(None, dict.fromkeys(num_tokens, 0), 0, 0.0)
         names = list(num_tokens)
         self._ledger.admit(dict.fromkeys(names, self._oldest_plan()))
@@ -220,10 +203,7 @@ class Pilot:
         lengths = np.minimum(plan.draft_len, most)
         view = self.governor.view
         probing = view is not None and view.probe_len is not None
-        longest = hold_steps(len(names))
-        hold = min(max(self._patience, longest // _FIRST_HOLD), longest)
-        self._steps_left = 1 if probing else min(hold, room + 1)
-        self._patience = 2 * hold
+        self._hold.begin(len(names), 1 if probing else room + 1)
         self.draft_len = float(lengths.mean())
         return Course(
             plan.step_id,

@@ -7,7 +7,8 @@ from vllm.v1.core.sched.interface import PauseState
 from vllm_fake_engine import EOS, FakeEngine, make_config
 from vllm_load import put_under_load
 
-from flyball.integrations.vllm.pilot import Pilot, hold_steps
+from flyball.integrations.vllm.hold import hold_steps
+from flyball.integrations.vllm.pilot import Pilot
 from flyball.integrations.vllm.traits import read_traits
 
 LONGEST_HOLD = hold_steps(1000)
@@ -112,7 +113,7 @@ def test_requests_that_join_under_an_old_plan_are_told_of(make_engine: Maker, de
     engine = make_engine(STATIC, delay=delay, max_len=400, skill=0.9)
     for number in range(5):
         engine.add(f"old{number}", [5, number + 1], 300, eos=None)
-    while engine.pilot._steps_left < hold_steps(5) - 1:  # plans for probes are short
+    while engine.pilot._hold.steps_left < hold_steps(5) - 1:  # plans for probes are short
         engine.step()
     planned = engine.pilot._course
     engine.add("young", [9, 9], 3, eos=None)  # gone before the next plan

@@ -14,9 +14,10 @@ from flyball.controller.governor import Governor
 from flyball.estimators.drafts import SteppingDraft
 from flyball.estimators.step_cost import StepCostEstimator
 from flyball.integrations.vllm.flights import Flight
+from flyball.integrations.vllm.hold import hold_steps
 from flyball.integrations.vllm.ledger import Ledger
 from flyball.integrations.vllm.metrics import Publisher
-from flyball.integrations.vllm.pilot import Pilot, hold_steps
+from flyball.integrations.vllm.pilot import Pilot
 from flyball.integrations.vllm.step_costs import StepCosts
 from flyball.policies.length.goodput import Goodput
 
@@ -192,7 +193,7 @@ def test_after_a_fault_the_engine_goes_on_alone_and_is_governed_again(
         if len(modes) == 5:
             with monkeypatch.context() as patch:
                 patch.setattr(Governor, "plan", None)
-                pilot._steps_left = 0
+                pilot._hold.steps_left = 0
                 engine.step()
         else:
             engine.step()
