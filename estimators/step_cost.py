@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from flyball.estimators.cost import WARM_UP, size_bucket
+from flyball.estimators.cost import size_bucket
 from flyball.estimators.fill import FillEstimator
 
 Floats = NDArray[np.float64]
@@ -22,11 +22,13 @@ _CORNERS = np.array([0.0, *_KNEES])[:, None]
 _FORWARD = slice(2, 3 + len(_KNEES))  # coefficients of the forward
 _BENDS = slice(3, 3 + len(_KNEES))  # those of its knees
 _MEMORY = 24  # steps of a kind that its mean is over
-_DRIFT = 0.03  # of a step's error that all kinds share
+_SHARED = 1.0 / 32.0  # weight of a step in the error that all kinds share
+_MOST_SHARED = 0.12  # beyond it the machine has changed, not a kind
 _MOST_KINDS = 256
 _TRUSTED = 30.0  # steps of a kind, after which more of them do not make it weightier
-_UNSURE = 0.1  # of its weight has a step of a kind that may not be warm yet
-_FRESH = 400.0  # steps after which a kind has lost 1 - 1/e of its weight
+_COLD = 32  # first steps, which may take several times as long
+_UNSURE = 0.1  # of a step's weight has a kind that was not seen since
+_FRESH = 1000.0  # steps after which a kind has lost 1 - 1/e of its weight
 _STALE = 0.05  # of its weight is kept for ever
 _FIT_EVERY = 128  # steps; sooner while there were few
 _RIDGE = 0.01  # weight of coefficients of 0, in steps
@@ -37,7 +39,7 @@ _BEND = 0.3  # weight of a straight line, likewise
 class _Kind:
     """Steps with about the same load: means of loads and seconds."""
 
-    num_steps: float
+    num_steps: float  # since the engine is warm
     load: list[float]  # n, t, p, k
     seconds: float  # without the drift
     last: int  # step
@@ -56,8 +58,9 @@ class StepCostEstimator:
     A governor that keeps its lengths sees the same load again and again, which says nothing of
     others. So steps are gathered by kind of load, and the squared relative errors over kinds are
     least; a kind that is not seen any more weighs less, but is not forgotten. When steps of a kind
-    become slower, all kinds follow a little. First samples carry one-off costs, hence a lower one
-    replaces them; later a step counts at most as twice what was expected.
+    become slower, all kinds follow a little. The engine's first steps carry one-off costs: of those
+    of a kind the least counts, until a later one takes its place. A step counts at most as twice
+    what was expected.
 
     In the long run a round is one such step without a prompt.
 
@@ -71,6 +74,7 @@ class StepCostEstimator:
         self._lengths = np.arange(max_draft_len + 1, dtype=np.float64)
         self._kinds: dict[tuple[int, int, int, int], _Kind] = {}
         self._drift = 1.0
+        self._shared_error = 0.0
         self._num_steps = 0
         self._news = 0  # steps since the fit, a new kind counting as many
         self._slopes: Floats | None = None  # None until they are asked for
@@ -137,20 +141,21 @@ class StepCostEstimator:
             if len(self._kinds) >= _MOST_KINDS:
                 del self._kinds[next(iter(self._kinds))]
             self._news += _FIT_EVERY // 8
-            kind = _Kind(1.0, load, step_s / self._drift, self._num_steps)
+            kind = _Kind(0.0, load, step_s / self._drift, self._num_steps)
+        expected_s = kind.seconds * self._drift
+        if self._num_steps <= _COLD:
+            kind.seconds *= min(step_s / expected_s, 1.0)
         else:
             kind.num_steps += 1.0
             rate = max(1.0 / kind.num_steps, 1.0 / _MEMORY)
             # Plain floats: several times faster here than numpy's.
             kind.load = [a + rate * (b - a) for a, b in zip(kind.load, load, strict=True)]
-            error = step_s / (kind.seconds * self._drift) - 1.0
-            if kind.num_steps <= WARM_UP:
-                kind.seconds *= 1.0 + min(error, 0.0)
+            error = min(step_s / expected_s - 1.0, 1.0)
+            self._shared_error += _SHARED * (error - self._shared_error)
+            if abs(self._shared_error) > _MOST_SHARED:
+                self._drift *= 1.0 + rate * error
             else:
-                error = min(error, 1.0)
-                drift = 1.0 + _DRIFT * error
-                kind.seconds *= (1.0 + rate * error) / drift
-                self._drift *= drift
+                kind.seconds *= 1.0 + rate * error
         kind.last = self._num_steps
         self._kinds[key] = kind  # the latest comes last
 
@@ -159,8 +164,7 @@ class StepCostEstimator:
         rows = _features(*np.array([kind.load for kind in kinds]).T)
         rows /= np.array([kind.seconds for kind in kinds])[:, None]
         num_steps = np.array([kind.num_steps for kind in kinds])
-        weights = np.minimum(num_steps, _TRUSTED)
-        weights[num_steps < WARM_UP] *= _UNSURE
+        weights = np.minimum(np.maximum(num_steps, _UNSURE), _TRUSTED)
         age = self._num_steps - np.array([kind.last for kind in kinds])
         weights *= np.maximum(np.exp(-age / _FRESH), _STALE)
         moments = (weights * rows.T) @ rows
