@@ -57,8 +57,8 @@ class StepCostEstimator:
 
     A governor that keeps its lengths sees the same load again and again, which says nothing of
     others. So steps are gathered by kind of load, and the squared relative errors over kinds are
-    least; a kind that is not seen any more weighs less, but is not forgotten. When steps of a kind
-    become slower, all kinds follow a little. The engine's first steps carry one-off costs: of those
+    least; a kind that is not seen any more weighs less, but is not forgotten. When steps of all
+    kinds become slower, so does every kind. The engine's first steps carry one-off costs: of those
     of a kind the least counts, until a later one takes its place. A step counts at most as twice
     what was expected.
 
