@@ -21,9 +21,10 @@ _NUM_SLOPES = 6 + len(_KNEES)
 _CORNERS = np.array([0.0, *_KNEES])[:, None]
 _FORWARD = slice(2, 3 + len(_KNEES))  # coefficients of the forward
 _BENDS = slice(3, 3 + len(_KNEES))  # those of its knees
-_MEMORY = 24  # steps of a kind that its mean is over
-_SHARED = 1.0 / 32.0  # weight of a step in the error that all kinds share
-_MOST_SHARED = 0.12  # beyond it the machine has changed, not a kind
+_MEMORY = 100  # steps of a kind that its mean is over
+_SHARED = 1.0 / 24.0  # weight of a step in the error that all kinds share
+_CHANGED = 0.25  # beyond it the machine has changed, not a kind
+_SETTLED = 0.05  # below it all is as before
 _MOST_KINDS = 256
 _TRUSTED = 30.0  # steps of a kind, after which more of them do not make it weightier
 _COLD = 32  # first steps, which may take several times as long
@@ -75,6 +76,7 @@ class StepCostEstimator:
         self._kinds: dict[tuple[int, int, int, int], _Kind] = {}
         self._drift = 1.0
         self._shared_error = 0.0
+        self._changing = False
         self._num_steps = 0
         self._news = 0  # steps since the fit, a new kind counting as many
         self._slopes: Floats | None = None  # None until they are asked for
@@ -151,13 +153,19 @@ class StepCostEstimator:
             # Plain floats: several times faster here than numpy's.
             kind.load = [a + rate * (b - a) for a, b in zip(kind.load, load, strict=True)]
             error = min(step_s / expected_s - 1.0, 1.0)
-            self._shared_error += _SHARED * (error - self._shared_error)
-            if abs(self._shared_error) > _MOST_SHARED:
-                self._drift *= 1.0 + rate * error
+            if self._machine_changes(error):
+                self._drift *= 1.0 + _SHARED * error
             else:
                 kind.seconds *= 1.0 + rate * error
         kind.last = self._num_steps
         self._kinds[key] = kind  # the latest comes last
+
+    def _machine_changes(self, error: float) -> bool:
+        """Whether steps of all kinds differ from what was expected, after one more error."""
+        self._shared_error += _SHARED * (error - self._shared_error)
+        most = _SETTLED if self._changing else _CHANGED
+        self._changing = abs(self._shared_error) > most
+        return self._changing
 
     def _fit(self) -> Floats:
         kinds = self._kinds.values()
