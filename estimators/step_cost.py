@@ -21,16 +21,15 @@ _NUM_SLOPES = 6 + len(_KNEES)
 _CORNERS = np.array([0.0, *_KNEES])[:, None]
 _FORWARD = slice(2, 3 + len(_KNEES))  # coefficients of the forward
 _BENDS = slice(3, 3 + len(_KNEES))  # those of its knees
-_MEMORY = 100  # steps of a kind that its mean is over
-_SHARED = 1.0 / 24.0  # weight of a step in the error that all kinds share
-_CHANGED = 0.25  # beyond it the machine has changed, not a kind
-_SETTLED = 0.05  # below it all is as before
+_MEMORY = 48  # steps of a kind that its mean is over
 _MOST_KINDS = 256
 _TRUSTED = 30.0  # steps of a kind, after which more of them do not make it weightier
 _COLD = 32  # first steps, which may take several times as long
 _UNSURE = 0.1  # of a step's weight has a kind that was not seen since
-_FRESH = 1000.0  # steps after which a kind has lost 1 - 1/e of its weight
+_FRESH = 400.0  # steps after which a kind has lost 1 - 1/e of its weight
+_LATEST = 50.0  # steps over which the machine's present speed is a mean
 _STALE = 0.05  # of its weight is kept for ever
+_PROBE_EVERY = 256  # steps of a batch size; no draft and a short one in turn
 _FIT_EVERY = 128  # steps; sooner while there were few
 _RIDGE = 0.01  # weight of coefficients of 0, in steps
 _BEND = 0.3  # weight of a straight line, likewise
@@ -42,7 +41,7 @@ class _Kind:
 
     num_steps: float  # since the engine is warm
     load: list[float]  # n, t, p, k
-    seconds: float  # without the drift
+    seconds: float
     last: int  # step
 
 
@@ -58,10 +57,10 @@ class StepCostEstimator:
 
     A governor that keeps its lengths sees the same load again and again, which says nothing of
     others. So steps are gathered by kind of load, and the squared relative errors over kinds are
-    least; a kind that is not seen any more weighs less, but is not forgotten. When steps of all
-    kinds become slower, so does every kind. The engine's first steps carry one-off costs: of those
-    of a kind the least counts, until a later one takes its place. A step counts at most as twice
-    what was expected.
+    least; a kind that is not seen any more weighs less, but is not forgotten. That the machine
+    became slower, or faster, is seen by what is tried every now and then. The engine's first steps
+    carry one-off costs: of those of a kind the least counts, until a later one takes its place. A
+    step counts at most as twice what was expected.
 
     In the long run a round is one such step without a prompt.
 
@@ -74,9 +73,6 @@ class StepCostEstimator:
         self._fill = fill
         self._lengths = np.arange(max_draft_len + 1, dtype=np.float64)
         self._kinds: dict[tuple[int, int, int, int], _Kind] = {}
-        self._drift = 1.0
-        self._shared_error = 0.0
-        self._changing = False
         self._num_steps = 0
         self._news = 0  # steps since the fit, a new kind counting as many
         self._slopes: Floats | None = None  # None until they are asked for
@@ -95,11 +91,12 @@ class StepCostEstimator:
             num_done -= 1
             if num_done < 0:
                 return self._very_first
-        if num_done < len(self._probes):
+        again = num_done - len(self._probes)
+        if again < 0:
             length, num_steps = self._probes[num_done]
-            if self._num_steps_of.get(size, 0) >= num_steps:
-                return length
-        return None
+        else:
+            length, num_steps = (0, self._very_first)[again % 2], (again + 1) * _PROBE_EVERY
+        return length if self._num_steps_of.get(size, 0) >= num_steps else None
 
     def probed(self, batch_size: int, draft: int) -> None:
         """A probe was run, whatever the host made of it."""
@@ -143,44 +140,36 @@ class StepCostEstimator:
             if len(self._kinds) >= _MOST_KINDS:
                 del self._kinds[next(iter(self._kinds))]
             self._news += _FIT_EVERY // 8
-            kind = _Kind(0.0, load, step_s / self._drift, self._num_steps)
-        expected_s = kind.seconds * self._drift
+            kind = _Kind(0.0, load, step_s, self._num_steps)
         if self._num_steps <= _COLD:
-            kind.seconds *= min(step_s / expected_s, 1.0)
+            kind.seconds = min(step_s, kind.seconds)
         else:
             kind.num_steps += 1.0
             rate = max(1.0 / kind.num_steps, 1.0 / _MEMORY)
             # Plain floats: several times faster here than numpy's.
             kind.load = [a + rate * (b - a) for a, b in zip(kind.load, load, strict=True)]
-            error = min(step_s / expected_s - 1.0, 1.0)
-            if self._machine_changes(error):
-                self._drift *= 1.0 + _SHARED * error
-            else:
-                kind.seconds *= 1.0 + rate * error
+            kind.seconds += rate * min(step_s - kind.seconds, kind.seconds)
         kind.last = self._num_steps
         self._kinds[key] = kind  # the latest comes last
-
-    def _machine_changes(self, error: float) -> bool:
-        """Whether steps of all kinds differ from what was expected, after one more error."""
-        self._shared_error += _SHARED * (error - self._shared_error)
-        most = _SETTLED if self._changing else _CHANGED
-        self._changing = abs(self._shared_error) > most
-        return self._changing
 
     def _fit(self) -> Floats:
         kinds = self._kinds.values()
         rows = _features(*np.array([kind.load for kind in kinds]).T)
-        rows /= np.array([kind.seconds for kind in kinds])[:, None]
+        rows /= np.array([kind.seconds for kind in kinds])[:, None]  # so that all should be 1
         num_steps = np.array([kind.num_steps for kind in kinds])
         weights = np.minimum(np.maximum(num_steps, _UNSURE), _TRUSTED)
         age = self._num_steps - np.array([kind.last for kind in kinds])
+        latest = weights * np.exp(-age / _LATEST)
         weights *= np.maximum(np.exp(-age / _FRESH), _STALE)
         moments = (weights * rows.T) @ rows
         # A coefficient's ridge is relative to what it is worth in a step.
         ridge = _RIDGE * moments.diagonal()
         ridge[_BENDS] += _BEND * moments[2, 2]
         moments[np.diag_indices(_NUM_SLOPES)] += ridge / weights.sum()
-        return _positive_solution(moments, weights @ rows)
+        slopes = _positive_solution(moments, weights @ rows)
+        # What is known from long ago gives the shape, the latest steps the level.
+        slopes *= latest.sum() / (latest @ (rows @ slopes))
+        return slopes
 
     def round_s(self, batch_size: int) -> Floats:
         """Seconds of a round for draft lengths 0 to max_draft_len (2, max_draft_len + 1).
@@ -192,7 +181,7 @@ class StepCostEstimator:
         if self._slopes is None or self._news >= min(_FIT_EVERY, self._num_steps // 4):
             self._news = 0
             self._slopes = self._fit()
-        slopes: Floats = self._slopes * self._drift
+        slopes = self._slopes
         tokens: Floats = batch_size * self._fill.share.cumsum()
         still = slopes[:2] @ (1.0, batch_size)
         verifying = still + slopes[_FORWARD] @ np.maximum(tokens - _CORNERS, 0.0)

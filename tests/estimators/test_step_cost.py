@@ -74,9 +74,26 @@ def test_all_follow_when_the_machine_slows_down_or_recovers() -> None:
     cost, rng = StepCostEstimator(K, FillEstimator(K)), np.random.default_rng(3)
     drive(cost, 1500, rng, (0, 2, 4, 8))
     for slowness in (2.0, 1.0):
-        drive(cost, 400, rng, (2,), slowness=slowness)
+        for _ in range(1000):
+            probe = cost.next_probe(8)
+            if probe is not None:
+                cost.probed(8, 0)
+            drive(cost, 1, rng, (2 if probe is None else probe,), slowness=slowness)
         assert cost.round_s(8)[0, 2] == pytest.approx(slowness * round_s(8)[2], rel=0.05)
         assert cost.round_s(8)[0] == pytest.approx(slowness * round_s(8), rel=0.25)
+
+
+def test_now_and_then_other_lengths_are_tried_again() -> None:
+    cost, rng = StepCostEstimator(K, FillEstimator(K)), np.random.default_rng(4)
+    tried = []
+    for _ in range(2000):
+        probe = cost.next_probe(8)
+        if probe is not None:
+            tried.append(probe)
+            cost.probed(8, 0)
+        drive(cost, 1, rng, (2 if probe is None else probe,))
+    assert tried[-6:] in ([0, 4] * 3, [4, 0] * 3)
+    assert len(tried) <= 12
 
 
 def test_a_longer_draft_never_costs_less_and_ever_more() -> None:
