@@ -58,10 +58,10 @@ class Step:
             standing *= chances[0]
         else:
             standing[:, rows] = standing = standing[:, rows] * chances[0]
-        survival = np.add.reduce(standing[0], axis=-1)
+        survival, total = np.add.reduce(standing, axis=-1)
         # A draft that got so far is one of a request that goes well.
         following = np.add.reduce(standing[1] * chances[1], axis=-1)
-        following /= np.maximum(np.add.reduce(standing[1], axis=-1), 1e-300)
+        following /= np.maximum(total, 1e-300)
         if entropy is None:
             entropy = np.full(len(rows), np.nan)
         return Progress(look.view, rows, position, survival, following, confidence, entropy)

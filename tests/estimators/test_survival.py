@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+from sklearn.linear_model import LogisticRegression
 
 from flyball.estimators.survival import (
     NEXT_TOKEN,
@@ -69,7 +70,6 @@ def test_predictions_become_calibrated_and_requests_are_told_apart() -> None:
 
 
 def test_log_loss_is_that_of_a_batch_fit() -> None:
-    sklearn = pytest.importorskip("sklearn.linear_model")
     rng = np.random.default_rng(1)
     estimator = SurvivalEstimator(THIS_TOKEN)
     estimator.admit(SLOTS)
@@ -77,7 +77,7 @@ def test_log_loss_is_that_of_a_batch_fit() -> None:
     confidence = rng.beta(2.0, 0.7, (2, 20_000))
     x = [features(c, np.full(len(c), np.nan), 1.0) for c in confidence]
     y = [(rng.random(x_.shape[1]) < sigmoid(0.4 * x_[1] - 0.5)).astype(float) for x_ in x]
-    batch = sklearn.LogisticRegression(C=1e6, max_iter=1000).fit(x[0].T, y[0])
+    batch = LogisticRegression(C=1e6, max_iter=1000).fit(x[0].T, y[0])
     best = log_loss(batch.predict_proba(x[1].T)[:, 1], y[1])
     assert log_loss(sigmoid(estimator.theta @ x[1]), y[1]) < 1.02 * best
 
