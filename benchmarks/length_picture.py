@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 
 from benchmarks.length_load import BATCH_SIZES, HOSTS
-from benchmarks.length_texts import CAUSAL, DEFAULT, TEXTS
+from benchmarks.length_texts import CAUSAL, DEFAULT, RUNS, TEXTS
 
-COLOURS = {DEFAULT: "#2e7d32", CAUSAL: "#1f4e79"}
+COLOURS = {DEFAULT: "#2e7d32", CAUSAL: "#1f4e79", RUNS: "#a3471c"}
 GREY = "#9aa7b5"
 LOADED = ("default", "heuristic", "gamma_tune", "nightjar")
 STYLES = ("-", "--", "-.", ":")
@@ -120,7 +120,9 @@ def _load(axis: Any, rows: Rows) -> None:
                 label=f"{policy}, {host.replace('_', ' ')}",
             )  # fmt: skip
     axis.axhline(1.0, color="black", linewidth=0.8, zorder=1)
-    axis.set_xscale("log", base=4)
+    axis.set_xscale("log")
+    axis.set_xticks(BATCH_SIZES, [str(size) for size in BATCH_SIZES])
+    axis.minorticks_off()
     axis.set_xlabel("requests in the batch")
     axis.set_ylabel("rate, of the best constant length")
     axis.legend(fontsize=7)
