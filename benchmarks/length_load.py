@@ -89,7 +89,7 @@ def walk(lanes: Lanes, host: HostInfo, policy: PolicyFile) -> Walk:
     num_lanes, size = lanes.run.shape
     at, lane = np.zeros(num_lanes, np.int64), np.arange(num_lanes)
     slots = governor.admit(num_lanes)
-    tokens, lengths, rooms, seconds = [], [], [], []
+    tokens, lengths, seconds = [], [], []
     while at.max() < size:
         plan = governor.plan(slots)
         room = REQUEST_LEN - at % REQUEST_LEN
@@ -123,7 +123,6 @@ def walk(lanes: Lanes, host: HostInfo, policy: PolicyFile) -> Walk:
         )
         tokens.append(int(emitted.sum()))
         lengths.append(width)
-        rooms.append(int(room.max()))
         seconds.append(drafting + verifying)
         at += emitted
         ended = at % REQUEST_LEN == 0
@@ -132,7 +131,7 @@ def walk(lanes: Lanes, host: HostInfo, policy: PolicyFile) -> Walk:
             slots[ended] = governor.admit(int(ended.sum()))
     if governor.faults:
         raise RuntimeError(f"policy {policy.length.policy} had faults: {governor.faults}")
-    return Walk(np.array(tokens), np.array(lengths), np.array(rooms), np.array(seconds))
+    return Walk(np.array(tokens), np.array(lengths), np.array(seconds))
 
 
 def _draft(governor: Governor, step_id: int, lanes: Lanes, at: Longs, length: Longs) -> Longs:

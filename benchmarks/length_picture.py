@@ -7,18 +7,18 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from benchmarks.length_load import BATCH_SIZES, HOSTS
-from benchmarks.length_texts import CAUSAL, DEFAULT, RUNS, TEXTS
+from benchmarks.length_texts import CAUSAL, DEFAULT, RUNS, TEXTS, mean_ratios
 
 COLOURS = {DEFAULT: "#2e7d32", CAUSAL: "#1f4e79", RUNS: "#a3471c"}
 GREY = "#9aa7b5"
-LOADED = ("default", "heuristic", "gamma_tune", "nightjar")
+LOADED = (DEFAULT, "heuristic", "gamma_tune", "nightjar")
 STYLES = ("-", "--", "-.", ":")
 Rows = Sequence[dict[str, Any]]
 
@@ -29,11 +29,11 @@ def main() -> None:
     parser.add_argument("result", type=Path, help="JSON that benchmarks.length wrote")
     parser.add_argument("picture", type=Path, help="PNG, PDF or SVG")
     arguments = parser.parse_args()
-    rows = json.loads(arguments.result.read_text(encoding="utf-8"))["rows"]
-    draw(rows, arguments.picture)
+    result = json.loads(arguments.result.read_text(encoding="utf-8"))
+    draw(result["rows"], result["summary"], arguments.picture)
 
 
-def draw(rows: Rows, path: Path) -> None:
+def draw(rows: Rows, summary: Mapping[str, Any], path: Path) -> None:
     """Write the picture: rates by text, regret over rounds, rates by batch size."""
     import matplotlib
 
@@ -48,28 +48,19 @@ def draw(rows: Rows, path: Path) -> None:
     )
     _texts(axes["texts"], [row for row in rows if row["part"] == "texts"])
     _regret(axes["regret"], [row for row in rows if row["part"] == "regret"])
-    _load(axes["load"], [row for row in rows if row["part"] == "load"])
+    _load(axes["load"], summary["load"])
     figure.savefig(path, dpi=110)
     plt.close(figure)
 
 
 def _texts(axis: Any, rows: Rows) -> None:
     """Every policy on every text, as a share of the best static length."""
-    for policy in dict.fromkeys(row["policy"] for row in rows):
-        places, means = [], []
-        for place, text in enumerate(TEXTS):
-            ratios = [
-                row["vs_static"]
-                for row in rows
-                if (row["scenario"], row["policy"]) == (text, policy)
-            ]
-            if ratios:
-                places.append(place)
-                means.append(np.mean(ratios))
+    for line in mean_ratios(rows, tuple(TEXTS)):
+        policy = line["policy"]
         special = policy in COLOURS
         axis.plot(
-            places,
-            means,
+            range(len(TEXTS)),
+            [line[text] for text in TEXTS],
             "D" if special else "o",
             color=COLOURS.get(policy, GREY),
             markersize=7 if special else 4,
@@ -100,21 +91,12 @@ def _regret(axis: Any, rows: Rows) -> None:
     axis.legend(fontsize=8)
 
 
-def _load(axis: Any, rows: Rows) -> None:
+def _load(axis: Any, ratios: Mapping[str, Mapping[str, float]]) -> None:
     """Rates by batch size, as a share of the best constant length there."""
     for host, marker in zip(HOSTS, ("o", "s"), strict=True):
         for policy, style in zip(LOADED, STYLES, strict=True):
-            means = [
-                np.mean(
-                    [
-                        row["vs_best_static"]
-                        for row in rows
-                        if (row["host"], row["batch_size"], row["policy"]) == (host, size, policy)
-                    ]
-                )
-                for size in BATCH_SIZES
-            ]
             colour = COLOURS.get(policy, GREY)
+            means = [ratios[policy][f"{host} {size}"] for size in BATCH_SIZES]
             axis.plot(
                 BATCH_SIZES, means, style, marker=marker, markersize=4, color=colour,
                 label=f"{policy}, {host.replace('_', ' ')}",

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks import report
-from benchmarks.length_run import walk_policy
+from benchmarks.length_run import rooms_of, walk_policy
 from benchmarks.length_streams import MAX_DRAFT_LEN, SCENARIOS, TARGET_S, Costs
 from benchmarks.length_texts import DEFAULT, DRAFT_SHARES, LEFT_OUT, Measured, policy_file
 from flyball.policies.registry import LENGTH_POLICIES
@@ -44,7 +44,7 @@ def _walk(job: Job) -> list[dict[str, Any]]:
     for name in (*(name for name in LENGTH_POLICIES if name not in LEFT_OUT), DEFAULT):
         walk = walk_policy(stream, costs, policy_file(name), max_rounds=rounds)
         table = regret_by_length(float(stream.known[0]), costs)
-        room = np.minimum(walk.rooms[:rounds], MAX_DRAFT_LEN)
+        room = np.minimum(rooms_of(stream, walk)[:rounds], MAX_DRAFT_LEN)
         regret = table[room, walk.lengths[:rounds]]
         late = regret[LATE * rounds // ROUNDS :]
         found.append(

@@ -12,7 +12,7 @@ import numpy as np
 
 from benchmarks import report
 from benchmarks.length_regret import regret_by_length
-from benchmarks.length_run import walk_policy
+from benchmarks.length_run import rooms_of, walk_policy
 from benchmarks.length_streams import MAX_DRAFT_LEN, SCENARIOS, TARGET_S, Costs
 from benchmarks.length_texts import (
     DEFAULT,
@@ -49,7 +49,7 @@ def _walk(job: Job) -> list[dict[str, Any]]:
     turn = int(np.flatnonzero(stream.known != stream.known[0])[0])
     walk = walk_policy(stream, costs, policy_file(name))
     start = np.concatenate([[0], walk.tokens.cumsum()[:-1]])
-    room, good = np.minimum(walk.rooms, MAX_DRAFT_LEN), start >= turn
+    room, good = np.minimum(rooms_of(stream, walk), MAX_DRAFT_LEN), start >= turn
     useless = regret_by_length(float(stream.known[0]), costs)
     worth = regret_by_length(float(stream.known[-1]), costs)
     worth = 1.0 - worth[room[good], walk.lengths[good]]

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from benchmarks.length_streams import MAX_DRAFT_LEN, Costs, Stream
 from flyball.controller.contract import Cost, HostInfo, Outcomes
 from flyball.controller.governor import Governor
+from flyball.controller.match_text import runs
 from flyball.controller.policy_file import load_policy
 
 Floats = NDArray[np.float64]
@@ -26,14 +27,12 @@ class Walk:
     Attributes:
         tokens: (r,) accepted and one.
         lengths: (r,) drafted.
-        rooms: (r,) what the host would have let a draft have at most.
         seconds: (r,) virtual.
         decision_s: real seconds in the governor.
     """
 
     tokens: Ints
     lengths: Ints
-    rooms: Ints
     seconds: Floats
     decision_s: float = 0.0
 
@@ -43,14 +42,18 @@ class Walk:
         return float(self.tokens.sum() / self.seconds.sum())
 
 
+def rooms_of(stream: Stream, walk: Walk) -> Ints:
+    """(r,) how many tokens a draft might have had: one less than the request could still get."""
+    starts = walk.tokens.cumsum() - walk.tokens
+    request = np.searchsorted(stream.ends, starts, side="right")
+    rooms: Ints = np.array(stream.limits)[request] - starts - 1
+    return rooms
+
+
 def runs_of(stream: Stream) -> Ints:
     """(t,) how many proposals in a row would be accepted from each position, within a request."""
-    run = np.zeros(len(stream.match) + 1, np.int64)
-    ends = set(stream.ends)
-    for position in range(len(stream.match) - 1, -1, -1):
-        if stream.match[position]:
-            run[position] = 1 + (0 if position + 1 in ends else run[position + 1])
-    return run[:-1]
+    ends = np.array(stream.ends)
+    return runs(stream.match, ends.repeat(np.diff(ends, prepend=0)))
 
 
 def _requests(stream: Stream) -> Iterator[tuple[int, int, int]]:
@@ -63,7 +66,7 @@ def walk(stream: Stream, costs: Costs, draft_len: Callable[[int, int], int]) -> 
 
     The room is what the host lets a draft have: one token less than the request may still get.
     """
-    run, tokens, lengths, rooms = runs_of(stream), [], [], []
+    run, tokens, lengths = runs_of(stream), [], []
     for start, end, limit in _requests(stream):
         position = start
         while position < end:
@@ -72,12 +75,9 @@ def walk(stream: Stream, costs: Costs, draft_len: Callable[[int, int], int]) -> 
             emitted = min(min(int(run[position]), length) + 1, end - position)
             tokens.append(emitted)
             lengths.append(length)
-            rooms.append(room)
             position += emitted
     drafted = np.array(lengths)
-    return Walk(
-        np.array(tokens), drafted, np.array(rooms), costs.round_s(drafted.astype(np.float64))
-    )
+    return Walk(np.array(tokens), drafted, costs.round_s(drafted.astype(np.float64)))
 
 
 def walk_static(stream: Stream, costs: Costs, length: int) -> Walk:
@@ -147,7 +147,7 @@ def walk_policy(
     host = HostInfo("arena", max_draft_len=MAX_DRAFT_LEN)
     governor = Governor(load_policy(policy), host, clock=lambda: 0.0)  # time here is virtual
     run = runs_of(stream)
-    tokens, lengths, rooms, seconds = [], [], [], []
+    tokens, lengths, seconds = [], [], []
     decision_s = 0.0
     confidence, entropy = stream.confidence, stream.entropy
     row = np.zeros(1, np.intp)
@@ -196,7 +196,6 @@ def walk_policy(
             decision_s += time.perf_counter() - begun
             tokens.append(emitted)
             lengths.append(length)
-            rooms.append(room)
             seconds.append(round_s + reading_s)
             if length > 0:
                 # The token after a draft that was accepted in full is still to be read.
@@ -207,6 +206,4 @@ def walk_policy(
             break
     if governor.faults:
         raise RuntimeError(f"policy {policy} had faults: {governor.faults}")
-    return Walk(
-        np.array(tokens), np.array(lengths), np.array(rooms), np.array(seconds), decision_s
-    )
+    return Walk(np.array(tokens), np.array(lengths), np.array(seconds), decision_s)

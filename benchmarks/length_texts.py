@@ -42,7 +42,7 @@ def run(seeds: range, quick: bool) -> Measured:
     rows = report.in_parallel(_walk, jobs)
     rows.sort(key=lambda row: (list(TEXTS).index(row["scenario"]), row["policy"], row["seed"]))
     for group, scenarios in GROUPS.items():
-        table = _table(rows, scenarios)
+        table = mean_ratios(rows, scenarios)
         title = f"{group}: rate, of the best static length in hindsight"
         report.print_table(title, table, tuple(table[0]))
     return rows, _summary(rows)
@@ -99,7 +99,7 @@ def _settled(walk: Walk) -> int:
     return int(near[0]) * WINDOW if len(near) else len(walk.tokens)
 
 
-def _table(rows: Sequence[dict[str, Any]], scenarios: Sequence[str]) -> list[dict[str, Any]]:
+def mean_ratios(rows: Sequence[dict[str, Any]], scenarios: Sequence[str]) -> list[dict[str, Any]]:
     """Mean ratio to the best static length, by policy and scenario; None where it was not run."""
     found = []
     for policy in dict.fromkeys(row["policy"] for row in rows if row["scenario"] in scenarios):
@@ -117,11 +117,11 @@ def _table(rows: Sequence[dict[str, Any]], scenarios: Sequence[str]) -> list[dic
 def _summary(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """The default against all others, by scenario, in the mean of a group's and of all."""
     result: dict[str, Any] = {}
-    lines = {line["policy"]: line for line in _table(rows, tuple(TEXTS))}
+    lines = {line["policy"]: line for line in mean_ratios(rows, tuple(TEXTS))}
     for scenario in TEXTS:
         result[scenario] = _compare(lines, scenario, (scenario,))
     for group, scenarios in {**GROUPS, "mean": tuple(TEXTS)}.items():
-        means = {line["policy"]: line for line in _table(rows, scenarios)}
+        means = {line["policy"]: line for line in mean_ratios(rows, scenarios)}
         result[group] = _compare(means, "mean", scenarios)
     return result
 

@@ -6,19 +6,21 @@ import asyncio
 import json
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from rich.progress import Progress
 
 from benchmarks.report import progress
 from benchmarks.vllm_load import LOADS, Phase, Prompts, mixed_phase, phases
 from benchmarks.vllm_quiet import Side, Watch
 from benchmarks.vllm_server import Server
-from benchmarks.vllm_summary import PHASED, Log, Measured, rates_by_length, stream_of
+from benchmarks.vllm_summary import PHASED, Log, Measured, best_lengths, fastest, stream_of
 from benchmarks.vllm_variants import (
+    GOVERNOR,
     LENGTHS,
     MODE_VARIABLE,
     OFF,
@@ -29,11 +31,29 @@ from benchmarks.vllm_variants import (
     best_table,
     mode_file,
     speculative_config,
+    static_name,
     variants,
     write_mode,
 )
 
 IDLE_S = 10.0  # after which a server finds its caches cold and some of its pages gone
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A part of the search for the constant length that is fastest in hindsight.
+
+    Measured for as long as all others, the best of nine lengths would owe much to luck where the
+    machine is not steady. So fewer and fewer of them are measured more and more often (sequential
+    halving, Karnin et al. 2013), and everything else in every repetition.
+
+    Attributes:
+        contenders: constant lengths that are measured, at most; the fastest so far.
+        repetitions: each draws requests of its own.
+    """
+
+    contenders: int
+    repetitions: int
 
 
 @dataclass(frozen=True)
@@ -43,15 +63,15 @@ class Plan:
     Attributes:
         methods: of drafting.
         quick: few lengths and small requests.
-        repetitions: of every load; each draws requests of its own.
-        phased_repetitions: of the phased run, likewise.
+        stages: of every load.
+        phased_stages: of the phased run.
         seed: chooses requests, phases and orders.
     """
 
     methods: tuple[str, ...]
     quick: bool
-    repetitions: int
-    phased_repetitions: int
+    stages: tuple[Stage, ...]
+    phased_stages: tuple[Stage, ...]
     seed: int
 
 
@@ -117,25 +137,58 @@ class Bench:
     async def run(self) -> None:
         """Warm up, measure every load, choose the tables, measure the phased run."""
         plan = self._plan
-        loads = [(rep, load) for rep in range(plan.repetitions) for load in LOADS]
-        num_phased = len(self._variants) + len(plan.methods)
         with progress() as bar:
-            total = len(loads) * len(self._variants) + plan.phased_repetitions * num_phased
-            task = bar.add_task("warming up", total=total)
+            total = len(LOADS) * self._num_runs(plan.stages, 0)
+            total += self._num_runs(plan.phased_stages, 1)
+            self._task = bar.add_task("warming up", total=total)
             await self._warm_up()
-            for rep, load in loads:
-                phase = mixed_phase(self._prompts, load, plan.quick, [plan.seed, rep])
-                for variant in self._shuffled(self._variants, rep, load):
-                    bar.update(task, description=f"load {load}: {variant.method} {variant.name}")
-                    await self._measure(variant, stream_of(load), rep, [phase])
-                    bar.advance(task)
-            contenders = [*self._variants, *(self._table(method) for method in plan.methods)]
-            for rep in range(plan.phased_repetitions):
-                chosen = phases(self._prompts, plan.quick, [plan.seed, rep])
-                for variant in self._shuffled(contenders, rep, 0):
-                    bar.update(task, description=f"phased: {variant.method} {variant.name}")
-                    await self._measure(variant, PHASED, rep, chosen)
-                    bar.advance(task)
+            await self._run_stages(bar, plan.stages, {stream_of(load): load for load in LOADS})
+            for method in plan.methods:
+                self.log.tables[method] = best_table(best_lengths(self.log, method))
+            await self._run_stages(bar, plan.phased_stages, {PHASED: None})
+
+    async def _run_stages(
+        self, bar: Progress, stages: Sequence[Stage], streams: Mapping[str, int | None]
+    ) -> None:
+        """Measure the streams, each at a load or, with None, through all phases."""
+        plan, rep = self._plan, 0
+        for stage in stages:
+            chosen = {stream: self._contenders(stream, stage.contenders) for stream in streams}
+            for _ in range(stage.repetitions):
+                for stream, load in streams.items():
+                    if load is None:
+                        todo = phases(self._prompts, plan.quick, [plan.seed, rep])
+                    else:
+                        todo = [mixed_phase(self._prompts, load, plan.quick, [plan.seed, rep])]
+                    for variant in self._shuffled(chosen[stream], rep, load or 0):
+                        what = f"{stream}: {variant.method} {variant.name}, repetition {rep}"
+                        bar.update(self._task, description=what)
+                        await self._measure(variant, stream, rep, todo)
+                        bar.advance(self._task)
+                rep += 1
+
+    def _num_runs(self, stages: Sequence[Stage], num_tables: int) -> int:
+        """Of a stream: the engine alone, and for each method lengths, governor and tables."""
+        methods = self._plan.methods
+        num_lengths = sum(v.table is not None for v in self._variants) // len(methods)
+        return sum(
+            stage.repetitions
+            * (1 + len(methods) * (min(stage.contenders, num_lengths) + 1 + num_tables))
+            for stage in stages
+        )
+
+    def _contenders(self, stream: str, count: int) -> list[Variant]:
+        """Everything but the constant lengths that fell out."""
+        found = [variant for variant in self._variants if variant.name in (OFF, GOVERNOR)]
+        for method in self._plan.methods:
+            constants = {v.name: v for v in self._variants if v.method == method}
+            measured = any((method, name, stream) in self.log.runs for name in constants)
+            lengths = fastest(self.log, method, stream, count) if measured else LENGTHS
+            names = [static_name(k) for k in lengths]
+            found += [constants[name] for name in names if name in constants]
+            if stream == PHASED:
+                found.append(Variant(method, TABLE, self.log.tables[method]))
+        return found
 
     async def _warm_up(self) -> None:
         for server in self._servers.values():
@@ -145,11 +198,6 @@ class Bench:
     def _shuffled(self, of: Sequence[Variant], rep: int, load: int) -> list[Variant]:
         order = np.random.default_rng([self._plan.seed, rep, load, 1]).permutation(len(of))
         return [of[i] for i in order]
-
-    def _table(self, method: str) -> Variant:
-        table = best_table(rates_by_length(self.log, method))
-        self.log.tables[method] = table
-        return Variant(method, TABLE, table)
 
     async def _measure(
         self, variant: Variant, stream: str, rep: int, chosen: Sequence[Phase]

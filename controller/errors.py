@@ -21,3 +21,15 @@ class HostError(FlyballError, ValueError):
 
 class DemoError(FlyballError, ValueError):
     """The demo cannot run as asked."""
+
+
+class CostTableError(FlyballError, ValueError):
+    """A cost table cannot be used."""
+
+
+class SpaceError(FlyballError, ValueError):
+    """A space of policy files cannot be tuned."""
+
+
+class TuneError(FlyballError, ValueError):
+    """A tuning cannot go on."""

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from flyball.controller.beliefs import Beliefs
 from flyball.controller.contract import Cost, DraftInfo, HostInfo, Offer, Outcomes, Plan
+from flyball.controller.cost_table import CostTable
 from flyball.controller.guard import (
     SLOW_DECISION_S,
     BadAnswerError,
@@ -50,16 +51,23 @@ class Governor:
         policy: validated policy file.
         host: what the host can do.
         clock: seconds, to time the decisions.
+        costs: what steps are taken to cost, whatever they took, so that decisions repeat; None
+            to learn it.
 
     Attributes:
         num_steps: steps that were planned; the id of the last.
     """
 
     def __init__(
-        self, policy: PolicyFile, host: HostInfo, clock: Callable[[], float] = time.perf_counter
+        self,
+        policy: PolicyFile,
+        host: HostInfo,
+        clock: Callable[[], float] = time.perf_counter,
+        costs: CostTable | None = None,
     ) -> None:
         self._host = host
         self._clock = clock
+        self._costs = costs
         self._guard = Guard()
         self._pool = SlotPool()
         self._seat = Seat(policy, host, self._pool)
@@ -198,7 +206,7 @@ class Governor:
         try:
             look = self._beliefs.look(slots, batch_size or len(slots), offers)
             plan = self._decide(look)
-            step.look = look
+            step.look, step.propensity = look, self._seat.propensity
         except Exception as error:
             self._fail(error)
             plan = Plan(self.num_steps, nothing, nothing)
@@ -269,10 +277,11 @@ class Governor:
                 rows = outcomes if keep.all() else outcomes.only(keep)
                 self._beliefs.note(rows, 1)
                 self._teach(rows)
-            if cost is not None:
-                self._observe_cost(cost, rows)
+            priced = self._priced(cost)
+            if priced is not None:
+                self._observe_cost(priced, rows)
             if self._seat.shadows is not None:
-                self._follow(self._seat.shadows, rows, cost)
+                self._follow(self._seat.shadows, rows, priced)
             if rows is not None:
                 self._record(rows, cost)
         except Exception as error:
@@ -289,12 +298,15 @@ class Governor:
                 if self._seat.policy is not None and self._seat.policy.learns:
                     for rows, _ in history:
                         self._teach(rows)
-            self._observe_costs(history.costs)
+            self._observe_costs([self._priced(cost) for cost in history.costs])
             if keep is not None and self._recording is not None:
                 for rows, cost in history:
                     self._record(rows, cost)
         except Exception as error:
             self._fail(error)
+
+    def _priced(self, cost: Cost | None) -> Cost | None:
+        return cost if cost is None or self._costs is None else self._costs.priced(cost)
 
     def _record(self, rows: Outcomes, cost: Cost | None) -> None:
         if self._recording is not None:

@@ -31,6 +31,20 @@ def branches_of(match: Singles, sampled: bool) -> Longs:
     return found
 
 
+def runs(hit: NDArray[np.bool_], end: Longs) -> Longs:
+    """How many proposals in a row are right from each position on, within its text.
+
+    Args:
+        hit: (t,) whether the draft is right there, text after text.
+        end: (t,) where the text of each position ends.
+    """
+    count = len(hit)
+    misses = np.where(hit, count, np.arange(count))
+    nearest = np.minimum.accumulate(misses[::-1])[::-1]
+    run: Longs = np.minimum(nearest, end) - np.arange(count)
+    return run
+
+
 @dataclass(frozen=True, eq=False)
 class MatchText:
     """A finished text as one draft saw it; t tokens were generated, t >= 1.

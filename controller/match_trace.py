@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from flyball.controller.errors import TraceError
 from flyball.controller.match_text import MatchText, branches_of
-from flyball.controller.segment_file import SegmentKind, read_segment, segments
+from flyball.controller.segment_file import SegmentKind, read_segments, segments
 from flyball.controller.trace import write_segment
 
 VERSION = "1"
@@ -69,17 +71,29 @@ def _plain(value: Any) -> Any:
     return value.ravel() if isinstance(value, np.ndarray) else value
 
 
+def is_exact(directory: str | Path) -> bool:
+    """Whether a folder holds a match trace, by its first readable segment; else another one.
+
+    Raises:
+        TraceError: there is no segment.
+    """
+    for path in segments(directory, KIND):
+        with suppress(OSError, pa.ArrowException):
+            return VERSION_KEY in (pq.read_schema(path).metadata or {})
+    return True
+
+
 def read_matches(directory: str | Path) -> list[MatchText]:
     """All texts of a match trace, segment after segment by name.
 
     Raises:
         TraceError: one line that says what was expected, what came and what to do.
     """
-    return [text for path in segments(directory, KIND) for text in _read(path)]
+    found = read_segments(directory, KIND)
+    return [text for path, table in found for text in _read(path, table)]
 
 
-def _read(path: Path) -> list[MatchText]:
-    table = read_segment(path, KIND)
+def _read(path: Path, table: pa.Table) -> list[MatchText]:
     columns = {name: table[name] for name in SCHEMA.names}
     return [
         _text(path, row, {name: column[row] for name, column in columns.items()})

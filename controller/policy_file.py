@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import reduce
 from operator import or_
 from pathlib import Path
@@ -102,6 +102,10 @@ class PolicyFile(BaseModel):
         """Whether both say the same, wherever they were read from."""
         return isinstance(other, PolicyFile) and self.model_dump() == other.model_dump()
 
+    def offline(self) -> PolicyFile:
+        """The same for replays: nothing is recorded, and no file is watched."""
+        return self.model_copy(update={"trace": None, "reload": False})
+
     def make_length_policy(self) -> LengthPolicy:
         """A new length policy with these settings."""
         return LENGTH_POLICIES[self.length.policy](self.length)
@@ -148,6 +152,26 @@ def load_policy(source: str | Path | Mapping[str, Any] | PolicyFile | None) -> P
     policy = _validate(_read(path), str(source))
     policy._path = path
     return policy
+
+
+def static_policy(draft_len: int) -> PolicyFile:
+    """The policy with one draft length for everything."""
+    length = {"policy": "static", "draft_len": draft_len, "max_draft_len": max(draft_len, 1)}
+    return load_policy({"version": 1, "length": length})
+
+
+def load_policies(paths: Sequence[Path]) -> dict[str, PolicyFile]:
+    """Policy files by their names without suffix.
+
+    Raises:
+        PolicyFileError: one cannot be used, or two have the same name; in one line.
+    """
+    names = [path.stem for path in paths]
+    if len(set(names)) < len(names):
+        raise PolicyFileError(
+            f"expected policy files of different names, but got {', '.join(names)}; rename one"
+        )
+    return dict(zip(names, map(load_policy, paths), strict=True))
 
 
 def policy_schema() -> dict[str, Any]:
@@ -201,7 +225,7 @@ def _explain(problem: dict[str, Any]) -> str:
     path = loc[:1] + loc[1 + _names_policy(loc) :]
     where, key = ".".join(path), path[-1]
     if problem["type"] == "extra_forbidden":
-        return f"unknown key '{where}'{_nearest(key, _known_keys(loc[:-1]))}"
+        return f"unknown key '{where}'{_nearest(key, known_keys(loc[:-1]))}"
     if problem["type"] == "union_tag_invalid":
         name = str(problem["ctx"]["tag"])
         return f"unknown policy '{name}' for {where}{_nearest(name, list(POLICIES[key]))}"
@@ -212,7 +236,7 @@ def _explain(problem: dict[str, Any]) -> str:
     if problem["type"] == "value_error":
         return f"{where}: {problem['ctx']['error']}"
     if problem["type"] in ("model_type", "model_attributes_type"):
-        keys = ["policy"] if where in POLICIES else _known_keys(loc)
+        keys = ["policy"] if where in POLICIES else known_keys(loc)
         return f"{where}: expected keys such as '{keys[0]}', but got {problem['input']!r}"
     message = problem["msg"][0].lower() + problem["msg"][1:]
     return f"{where}: {message}, but got {problem['input']!r}"
@@ -222,7 +246,7 @@ def _names_policy(loc: list[str]) -> bool:
     return len(loc) > 1 and loc[1] in POLICIES.get(loc[0], {})
 
 
-def _known_keys(loc: list[str]) -> list[str]:
+def known_keys(loc: list[str]) -> list[str]:
     """Keys of the section at pydantic's location; all of the file's where it is empty."""
     if _names_policy(loc):
         return list(POLICIES[loc[0]][loc[1]].Settings.model_fields)

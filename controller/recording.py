@@ -54,11 +54,12 @@ class Recording:
             cost: of the round; its seconds are NaN where they are no measure.
             step: as it was planned, if it is remembered.
         """
-        planned, context_len = None, None
+        planned, context_len, propensity = None, None, np.nan
         if step is not None:
             self._policy = step.policy
         if step is not None and np.array_equal(step.slots, outcomes.slots):
             planned, context_len = step.planned, step.context_len
+            propensity = step.propensity
         slots, proposed = outcomes.slots, outcomes.proposed
         position = self._position.values[slots]
         self._position.values[slots] = position + outcomes.accepted + 1
@@ -80,12 +81,13 @@ class Recording:
                 accepted=outcomes.accepted,
                 observed=outcomes.observed,
                 confidence=outcomes.confidence,
-                propensity=np.ones(len(slots)),
+                propensity=np.full(len(slots), propensity),
                 verify_len=widest if cost is None else round(cost.verify_len),
                 num_draft_steps=0 if cost is None else cost.num_draft_steps,
                 step_s=np.nan if cost is None else cost.step_s,
                 draft_s=None if cost is None else cost.draft_s,
                 verify_s=None if cost is None else cost.verify_s,
+                num_prefill=0 if cost is None else cost.num_prefill,
             )
         )
 

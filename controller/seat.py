@@ -32,12 +32,14 @@ class Seat:
         max_draft_len: largest length that file and host allow.
         follows: whether shadows are followed: the file wants it, and the host shows the text.
         shadows: policies that walk over the live text; None before they are needed.
+        propensity: probability with which the latest lengths were drawn; see `LengthPolicy`.
     """
 
     def __init__(self, file: PolicyFile, host: HostInfo, pool: SlotPool) -> None:
         self._host = host
         self._pool = pool
         self._watch: PolicyWatch | None = None
+        self.propensity = 1.0
         if file.reload and file.path is not None:
             self._watch = PolicyWatch(file.path, file)
         self._seat(file)
@@ -86,8 +88,11 @@ class Seat:
         """Lengths (n,) for a round; whoever is followed, what costs most to know is tried."""
         assert self.policy is not None
         if self.shadows is not None and view.probe_len is not None:
+            self.propensity = 1.0
             return np.full(len(view.slots), view.probe_len, np.int32)
-        return self.policy.decide(view)
+        lengths = self.policy.decide(view)
+        self.propensity = self.policy.propensity
+        return lengths
 
     def ask(self, progress: Progress) -> NDArray[np.bool_]:
         """Which drafts (m,) end here: none where the policy never asks, all where none sits."""

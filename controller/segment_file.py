@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,12 @@ import pyarrow.parquet as pq
 from flyball.controller.errors import TraceError
 
 SUFFIX = ".parquet"
+
+_log = logging.getLogger(__name__)
+
+
+class UnreadableError(TraceError):
+    """A segment is no whole Parquet file."""
 
 
 @dataclass(frozen=True)
@@ -58,11 +65,37 @@ def segments(directory: str | Path, kind: SegmentKind) -> list[Path]:
     return found
 
 
+def read_segments(
+    directory: str | Path, kind: SegmentKind, columns: list[str] | None = None
+) -> list[tuple[Path, pa.Table]]:
+    """The segments of a folder, or some of their columns, by name.
+
+    What is no whole file, such as a copy that was cut off, is left out, and named in a warning.
+
+    Raises:
+        TraceError: the folder holds no segment, none can be read, or one is of another kind or
+            version.
+    """
+    found: list[tuple[Path, pa.Table]] = []
+    unreadable: list[UnreadableError] = []
+    for path in segments(directory, kind):
+        try:
+            found.append((path, read_segment(path, kind, columns)))
+        except UnreadableError as error:
+            unreadable.append(error)
+    if not found:
+        raise unreadable[0]
+    for problem in unreadable:
+        _log.warning("%s; it is left out", problem)
+    return found
+
+
 def read_segment(path: Path, kind: SegmentKind, columns: list[str] | None = None) -> pa.Table:
     """A segment, or some of its columns.
 
     Raises:
-        TraceError: it cannot be read, or is not of this kind and version.
+        UnreadableError: it cannot be read.
+        TraceError: it is not of this kind and version.
     """
 
     def attempt(read: Callable[[], Any]) -> Any:
@@ -70,7 +103,7 @@ def read_segment(path: Path, kind: SegmentKind, columns: list[str] | None = None
             return read()
         except (OSError, pa.ArrowException) as error:
             reason = " ".join(str(error).split())
-            raise TraceError(
+            raise UnreadableError(
                 f"{path}: cannot read the segment: {reason}; move the file out of the trace"
             ) from error
 

@@ -25,6 +25,7 @@ class Step:
     context_len: Ints | None = None
     num_waiting: int = 0
     planned: Ints | None = None  # (n,)
+    propensity: float = 1.0  # of what was planned
     look: Look | None = None  # None in a round without the policy
     standing: Floats | None = None  # effects (2, n, effects) times likelihood of the draft so far
     decision_s: float = 0.0

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from flyball.controller.guard import check_lengths, check_stops
 from flyball.controller.live_text import LiveText
+from flyball.controller.match_text import runs
 from flyball.estimators.survival import Chances, sigmoid
 from flyball.policies.length.base import LengthPolicy, Progress, RoundResult, View
 
@@ -57,7 +58,7 @@ class Stretch:
         self.acceptance = self._accept()  # (2, t)
         chance = np.where(match == match, match, self.acceptance[0])
         self.match: Bools = rng.random(len(chance)) < chance
-        self.run = self._runs()
+        self.run = runs(self.match, self.ends[self.row])
         limit = known.view.max_draft_len
         # (K, t) survival of a draft that starts at each token, up to each position.
         padded = np.concatenate([self.acceptance[0], np.ones(limit)])
@@ -74,14 +75,6 @@ class Stretch:
         found = sigmoid(logits + known.effect[:, row])
         usual = known.survival[row, 0]
         return np.where(self.sure == self.sure, found, usual)
-
-    def _runs(self) -> NDArray[np.int64]:
-        """How many tokens in a row the draft is right from each token on, within its request."""
-        count = len(self.match)
-        misses = np.where(self.match, count, np.arange(count))
-        nearest = np.minimum.accumulate(misses[::-1])[::-1]
-        run: NDArray[np.int64] = np.minimum(nearest, self.ends[self.row]) - np.arange(count)
-        return run
 
     def view(self, at: Rows) -> View:
         """A row for each start."""

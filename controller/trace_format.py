@@ -14,7 +14,7 @@ from numpy.typing import DTypeLike, NDArray
 
 from flyball.controller import segment_file
 
-VERSION = "1"
+VERSION = "2"
 VERSION_KEY = b"flyball_trace_version"
 SUFFIX = segment_file.SUFFIX
 
@@ -38,6 +38,7 @@ SCHEMA = pa.schema(
         ("confidence", pa.list_(pa.field("element", pa.float32()))),  # of proposed tokens
         ("verify_len", pa.int32()),
         ("num_draft_steps", pa.int32()),
+        ("num_prefill", pa.int32()),
         ("step_s", pa.float64()),
         ("draft_s", pa.float64()),
         ("verify_s", pa.float64()),
@@ -68,12 +69,14 @@ class TraceRound:
         observed: (n,) positions whose outcome was seen.
         confidence: (n, K) the draft's largest probability by position, of which the first
             `proposed` of each row are kept; None where the host does not say.
-        propensity: (n,) probability of the choice, 1 where it was certain.
+        propensity: (n,) probability of the choice, 1 where it was certain, NaN where it is not
+            known.
         verify_len: tokens verified for each request, padding included.
         num_draft_steps: forwards of the draft that proposed a token.
         step_s: seconds of the whole step.
         draft_s: seconds in the draft, if known.
         verify_s: seconds in the verification, if known.
+        num_prefill: tokens of prompts that the step read.
     """
 
     time_s: float
@@ -96,6 +99,7 @@ class TraceRound:
     step_s: float
     draft_s: float | None = None
     verify_s: float | None = None
+    num_prefill: int = 0
 
 
 def to_table(
@@ -146,7 +150,7 @@ def to_table(
     }
     for name in ("position", "context_len", "planned", "accepted", "observed"):
         columns[name] = of_rows(name, np.int32)
-    for name in ("batch_size", "verify_len", "num_draft_steps"):
+    for name in ("batch_size", "verify_len", "num_draft_steps", "num_prefill"):
         columns[name] = of_rounds(name, np.int32)
     return pa.table([columns[name] for name in SCHEMA.names], schema=SCHEMA)
 
@@ -203,6 +207,11 @@ def read_trace(directory: str | Path, columns: list[str] | None = None) -> pa.Ta
     Raises:
         TraceError: one line that says what was expected, what came and what to do.
     """
-    paths = segments(directory)
-    tables = [segment_file.read_segment(path, _KIND, columns) for path in paths]
-    return pa.concat_tables(tables).unify_dictionaries()
+    found = segment_file.read_segments(directory, _KIND, columns)
+    return pa.concat_tables(table for _, table in found).unify_dictionaries()
+
+
+def codes(names: pa.ChunkedArray) -> NDArray[np.int64]:
+    """A number for each row's name (n,); the names must not be null."""
+    parts = [np.asarray(chunk.indices, np.int64) for chunk in names.chunks]
+    return np.concatenate([np.empty(0, np.int64), *parts])

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from flyball.controller.trace_format import SCHEMA, read_trace, segments
+from flyball.controller.trace_format import SCHEMA, codes, read_trace, segments
 
 _COLUMNS = [name for name in SCHEMA.names if name not in ("confidence", "propensity")]
 
@@ -31,7 +31,7 @@ def summarise(directory: str | Path) -> dict[str, Any]:
         for name in SCHEMA.names
         if name in _COLUMNS and not pa.types.is_dictionary(SCHEMA.field(name).type)
     }
-    run = _codes(table["run"])
+    run = codes(table["run"])
     steps = _first_rows(run, column["step"])
     accepted, observed = column["accepted"], column["observed"]
     step_s = column["step_s"][steps]
@@ -61,12 +61,6 @@ def summarise(directory: str | Path) -> dict[str, Any]:
             "max": _or_none(np.max, size),
         },
     }
-
-
-def _codes(names: pa.ChunkedArray) -> NDArray[np.int64]:
-    """A number for each row's name; the names must not be null."""
-    parts = [np.asarray(chunk.indices, np.int64) for chunk in names.chunks]
-    return np.concatenate([np.empty(0, np.int64), *parts])
 
 
 def _used(names: pa.ChunkedArray) -> list[str]:

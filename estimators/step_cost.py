@@ -6,6 +6,7 @@ prompts, for whatever requests are there. Only its seconds as a whole are measur
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,12 +22,12 @@ _NUM_SLOPES = 6 + len(_KNEES)
 _CORNERS = np.array([0.0, *_KNEES])[:, None]
 _FORWARD = slice(2, 3 + len(_KNEES))  # coefficients of the forward
 _BENDS = slice(3, 3 + len(_KNEES))  # those of its knees
-_MEMORY = 48  # steps of a kind that its mean is over
+_MEMORY = 100.0  # steps after which one has lost 1 - 1/e of its weight in its kind's mean
 _MOST_KINDS = 256
-_TRUSTED = 30.0  # steps of a kind, after which more of them do not make it weightier
-_COLD = 32  # first steps, which may take several times as long
-_UNSURE = 0.1  # of a step's weight has a kind that was not seen since
-_FRESH = 400.0  # steps after which a kind has lost 1 - 1/e of its weight
+_TRUSTED = 10.0  # steps of a kind, after which more of them do not make it weightier
+_COLD = 32  # first steps of an engine, which may take several times as long
+_UNSURE = 0.1  # of a step's weight has a kind that was seen in those alone
+_FRESH = 800.0  # steps after which a kind has lost 1 - 1/e of its weight
 _LATEST = 50.0  # steps over which the machine's present speed is a mean
 _STALE = 0.05  # of its weight is kept for ever
 _PROBE_EVERY = 256  # steps of a batch size; no draft and a short one in turn
@@ -39,7 +40,7 @@ _BEND = 0.3  # weight of a straight line, likewise
 class _Kind:
     """Steps with about the same load: means of loads and seconds."""
 
-    num_steps: float  # since the engine is warm
+    num_steps: float  # since the engine is warm, discounted
     load: list[float]  # n, t, p, k
     seconds: float
     last: int  # step
@@ -79,23 +80,23 @@ class StepCostEstimator:
         # Length, and after how many steps of a batch size. What is tried at once may find the
         # engine cold; no draft is tried again, being what nobody plans who drafts.
         self._probes = ((0, 0), (max_draft_len, 0), (0, 32), (0, 128))
-        self._very_first = min(4, max_draft_len)
+        self._short_len = min(4, max_draft_len)
         self._num_steps_of: dict[int, int] = {}
         self._num_probes: dict[int, int] = {}
 
     def next_probe(self, batch_size: int, draft: int = 0) -> int | None:
-        """The length to try next at a batch size that is new; None once it is known."""
+        """The length to try now at a batch size: some when it is new, later one now and then."""
         size = size_bucket(batch_size)
         num_done = self._num_probes.get(size, 0)
         if next(iter(self._num_probes), size) == size:
             num_done -= 1
             if num_done < 0:
-                return self._very_first
+                return self._short_len
         again = num_done - len(self._probes)
         if again < 0:
             length, num_steps = self._probes[num_done]
         else:
-            length, num_steps = (0, self._very_first)[again % 2], (again + 1) * _PROBE_EVERY
+            length, num_steps = (0, self._short_len)[again % 2], (again + 1) * _PROBE_EVERY
         return length if self._num_steps_of.get(size, 0) >= num_steps else None
 
     def probed(self, batch_size: int, draft: int) -> None:
@@ -144,8 +145,9 @@ class StepCostEstimator:
         if self._num_steps <= _COLD:
             kind.seconds = min(step_s, kind.seconds)
         else:
+            kind.num_steps *= math.exp((kind.last - self._num_steps) / _MEMORY)
             kind.num_steps += 1.0
-            rate = max(1.0 / kind.num_steps, 1.0 / _MEMORY)
+            rate = 1.0 / kind.num_steps
             # Plain floats: several times faster here than numpy's.
             kind.load = [a + rate * (b - a) for a, b in zip(kind.load, load, strict=True)]
             kind.seconds += rate * min(step_s - kind.seconds, kind.seconds)

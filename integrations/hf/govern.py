@@ -23,6 +23,7 @@ from transformers import (
 from transformers.generation.streamers import BaseStreamer
 from transformers.generation.utils import GenerateDecoderOnlyOutput
 
+from flyball.controller.cost_table import CostTable, load_costs
 from flyball.controller.errors import HostError
 from flyball.controller.governor import DraftInfo, Governor, HostInfo
 from flyball.controller.policy_file import PolicyFile, load_policy
@@ -54,6 +55,7 @@ def govern(
     *,
     policy: str | Path | Mapping[str, Any] | PolicyFile | None = None,
     acceptance_head: str | Path | AcceptanceHead | None = None,
+    costs: str | Path | CostTable | None = None,
     on_round: Callable[[RoundStats], None] | None = None,
 ) -> GovernedGenerate:
     """Speculative decoding for `model` with draft lengths that follow content and load.
@@ -72,11 +74,14 @@ def govern(
         policy: policy file, its content as a mapping, or None for the default policy.
         acceptance_head: predicts from the draft model's hidden states what the target accepts, in
             place of the draft's largest probability; an `AcceptanceHead` or its file.
+        costs: cost table, or its file, to decide by instead of by measured seconds: the same
+            prompts then meet the same decisions, on any machine.
         on_round: called after every round with what it did.
 
     Raises:
         HostError: the models cannot be governed; the message says why and what to do.
         PolicyFileError: the policy cannot be used; likewise.
+        CostTableError: the cost table cannot be used; likewise.
     """
     check_list(drafts)
     infos = tuple(
@@ -84,7 +89,9 @@ def govern(
         for number, draft in enumerate(drafts)
     )
     host = HostInfo(engine_id="transformers", drafts=infos)
-    return GovernedGenerate(model, drafts, load_policy(policy), host, on_round, acceptance_head)
+    frozen = None if costs is None else load_costs(costs)
+    governor = Governor(load_policy(policy), host, costs=frozen)
+    return GovernedGenerate(model, drafts, governor, on_round, acceptance_head)
 
 
 class GovernedGenerate:
@@ -101,8 +108,7 @@ class GovernedGenerate:
         self,
         model: PreTrainedModel,
         drafts: Sequence[Draft],
-        policy: PolicyFile,
-        host: HostInfo,
+        governor: Governor,
         on_round: Callable[[RoundStats], None] | None = None,
         acceptance_head: str | Path | AcceptanceHead | None = None,
     ) -> None:
@@ -114,7 +120,12 @@ class GovernedGenerate:
         self._on_round = on_round
         self._stats = GenerateStats()
         self._closed = False
-        self.governor = Governor(policy, host)
+        self.governor = governor
+
+    @property
+    def model(self) -> PreTrainedModel:
+        """The governed target."""
+        return self._model
 
     @property
     def stats(self) -> GenerateStats:

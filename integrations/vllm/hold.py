@@ -34,6 +34,10 @@ class Hold:
             self._patience = 0
         return self.steps_left > 0 and _NEW_SHARE * self._num_joined <= num_requests
 
+    def pass_on(self) -> None:
+        """There was nothing to plan; the next step asks again."""
+        self.steps_left, self._num_joined = 1, 0
+
     def begin(self, num_requests: int, most: int) -> None:
         """A plan was made for so many requests; it must not be kept for longer than `most`."""
         longest = hold_steps(num_requests)

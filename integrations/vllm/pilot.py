@@ -187,7 +187,7 @@ class Pilot:
         room = self._steps_in_room(scheduler, num_tokens)
         if room < 0:
             # The runner drafts nothing here, and fills in tokens that are no drafts.
-            self._hold.begin(len(num_tokens), 1)
+            self._hold.pass_on()
             self.draft_len = 0.0
             return Course(None, dict.fromkeys(num_tokens, 0), 0, 0.0)
         names = list(num_tokens)

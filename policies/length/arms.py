@@ -52,6 +52,7 @@ class ArmPolicy(LengthPolicy):
     def decide(self, view: View) -> Ints:
         """The length that the bandit picks; a probe as long as seconds are unknown."""
         num_arms = max(1, int(self._arms.searchsorted(view.max_draft_len, "right")))
+        self.propensity = 1.0
         if np.isfinite(view.round_s[-1]):
             self._round_s, self._batch_size = view.round_s, len(view.slots)
             length = int(self._arms[self.pick(num_arms)])

@@ -24,6 +24,11 @@ class LengthSettings(BaseModel):
         default=32, ge=1, le=64, description="Largest number of tokens drafted in a round."
     )
 
+    @property
+    def longest(self) -> int:
+        """The most tokens that it may ever draft."""
+        return self.max_draft_len
+
 
 @dataclass(slots=True)
 class View:
@@ -108,6 +113,10 @@ class LengthPolicy:
     Lifetime: made once from its settings; `admit` when requests enter; then `decide`, perhaps
     `stop`, and `learn` once a round. Outcomes may come late, partly or never. All arrays have one
     row a request; a policy never loops over requests.
+
+    Attributes:
+        propensity: probability with which the latest lengths were drawn: 1 where they had to be,
+            NaN where nobody knows. Traces record it, so that other policies can be judged by them.
     """
 
     Settings: ClassVar[type[LengthSettings]]
@@ -115,6 +124,8 @@ class LengthPolicy:
     entropies: ClassVar[bool] = False  # whether it wants to know entropies then
     reads: ClassVar[bool] = False  # whether it wants skipped text read while it drafts nothing
     learns: ClassVar[bool] = False  # whether it wants to know what rounds showed
+    still: ClassVar[bool] = False  # whether nothing counts for it but the draft's own signs
+    propensity: float = 1.0
 
     def __init__(self, settings: Any) -> None:
         self.settings = settings

@@ -43,9 +43,12 @@ class EXP3(ArmPolicy):
 
     def pick(self, num_arms: int) -> int:
         """An arm drawn by weight."""
-        probability = self._probability(num_arms).cumsum()
-        draw = self._rng.random() * probability[-1]
-        return min(int(probability.searchsorted(draw, "right")), num_arms - 1)
+        probability = self._probability(num_arms)
+        total = probability.cumsum()
+        draw = self._rng.random() * total[-1]
+        arm = min(int(total.searchsorted(draw, "right")), num_arms - 1)
+        self.propensity = float(probability[arm])
+        return arm
 
     def credit(self, arm: int, reward: float) -> None:
         """Weigh it up by how seldom the arm is drawn."""

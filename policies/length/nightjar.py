@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 import numpy as np
@@ -70,6 +71,7 @@ class Nightjar(ArmPolicy):
             explores = self._rng.random() < num_bins**-0.5
             record.explored = int(self._rng.integers(num_arms)) if explores else None
         record.left -= 1
+        self.propensity = math.nan
         if record.explored is not None and record.explored < num_arms:
             return record.explored
         return int(self._token_cost(record)[:num_arms].argmin())

@@ -16,6 +16,11 @@ class StaticSettings(LengthSettings):
     policy: Literal["static"] = "static"
     draft_len: int = Field(ge=0, le=64, description="Tokens to draft in every round; 0 is off.")
 
+    @property
+    def longest(self) -> int:
+        """The constant."""
+        return self.draft_len
+
     @model_validator(mode="after")
     def _bounded(self) -> StaticSettings:
         if self.draft_len > self.max_draft_len:
@@ -31,6 +36,7 @@ class Static(LengthPolicy):
 
     Settings = StaticSettings
     settings: StaticSettings
+    still = True
 
     def decide(self, view: View) -> Ints:
         """The constant, or the host's largest length where that is less."""

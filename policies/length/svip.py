@@ -34,6 +34,7 @@ class SVIP(StopRule):
 
     Settings = SVIPSettings
     settings: SVIPSettings
+    still = True
     entropies = True
 
     def stop(self, progress: Progress) -> Bools:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 import numpy as np
@@ -40,6 +41,7 @@ class Thompson(ArmPolicy):
     def pick(self, num_arms: int) -> int:
         """The best arm of a draw."""
         draws = self._rng.beta(1.0 + self._won[:num_arms], 1.0 + self._lost[:num_arms])
+        self.propensity = math.nan
         return int(draws.argmax())
 
     def credit(self, arm: int, reward: float) -> None:

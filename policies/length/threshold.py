@@ -30,6 +30,7 @@ class Threshold(StopRule):
 
     Settings = ThresholdSettings
     settings: ThresholdSettings
+    still = True
 
     def stop(self, progress: Progress) -> Bools:
         """True where the draft is less sure than it has to be."""

@@ -82,5 +82,5 @@ def test_the_summary_compares_with_an_oracle_only_where_there_is_one() -> None:
         assert found[name]["run_gap_closed"] == pytest.approx(1 / 3)
         assert found[name]["best_other"] == "ucb"
         assert found[name]["vs_best_other"] == pytest.approx(1.1)
-    table = length_texts._table(rows, tuple(RECORDED))
+    table = length_texts.mean_ratios(rows, tuple(RECORDED))
     assert [line["policy"] for line in table] == [length_texts.RUNS, "default", "ucb"]

@@ -27,8 +27,11 @@ from benchmarks.vllm_summary import (
     STREAMS,
     Log,
     Measured,
-    best_static,
-    rates_by_length,
+    against_unseen,
+    best_lengths,
+    fastest,
+    finalists,
+    ratio,
     read_metrics,
     rows,
     stream_of,
@@ -100,8 +103,8 @@ def test_a_load_has_more_requests_than_clients(load: int) -> None:
 
 
 def test_the_best_table_takes_the_fastest_length_at_each_load() -> None:
-    rates = {1: {0: 5.0, 4: 9.0}, 4: {0: 5.0, 4: 4.0}, 16: {0: 1.0, 4: 2.0}, 32: {0: 2.0, 4: 1.0}}
-    assert best_table(rates) == ((1, 2, 4), (3, 8, 0), (9, 24, 4), (25, 512, 0))
+    lengths = {4: 0, 1: 4, 16: 4, 32: 0}
+    assert best_table(lengths) == ((1, 2, 4), (3, 8, 0), (9, 24, 4), (25, 512, 0))
 
 
 def test_all_that_draft_alike_share_a_server() -> None:
@@ -112,8 +115,8 @@ def test_all_that_draft_alike_share_a_server() -> None:
 
 def test_the_summary_compares_with_the_best_in_hindsight(log: Log) -> None:
     found: dict[str, Any] = summary(log, ("ngram",))["ngram"]
-    assert best_static(log, "ngram", PHASED) == "K=2"
-    assert rates_by_length(log, "ngram")[16] == {0: 40.0, 2: 80.0}
+    assert fastest(log, "ngram", PHASED, 2) == [2, 0]
+    assert best_lengths(log, "ngram") == dict.fromkeys(LOADS, 2)
     for stream in STREAMS:
         rival = found["governed_vs_best_static"][stream]
         assert (rival["rival"], rival["ratio"].of_totals) == ("K=2", pytest.approx(1.25))
@@ -122,6 +125,22 @@ def test_the_summary_compares_with_the_best_in_hindsight(log: Log) -> None:
         assert found["k0_vs_off"][stream].of_totals == pytest.approx(0.8)
     assert found["governed_vs_best_table"]["ratio"].of_totals == pytest.approx(1.0)
     assert found["num_unlike_off"] == 2 * len(STREAMS)
+
+
+def test_what_fell_out_early_is_no_rival_and_is_compared_where_it_ran() -> None:
+    log, stream = Log(), stream_of(4)
+    seconds = {1: [1.0, 1.0], 2: [4.0, 2.0, 2.0, 4.0], 3: [2.0, 4.0, 4.0, 2.0]}
+    runs = {**{static_name(k): of for k, of in seconds.items()}, GOVERNOR: [2.0] * 4}
+    for name, of in runs.items():
+        for rep, taken_s in enumerate(of):
+            run = Measured((rep, 0), 4, MIXED, 100.0, taken_s, (), 0.0)
+            log.add(Variant("ngram", name), stream, run, {}, {})
+    assert list(finalists(log, "ngram", stream)) == [2, 3]
+    mine = log.runs["ngram", GOVERNOR, stream]
+    assert ratio(mine, log.runs["ngram", static_name(1), stream]).of_totals == 0.5
+    # In the repetitions of the finalists alone, each is chosen by the runs of the others.
+    found = against_unseen(log, "ngram", GOVERNOR, stream)
+    assert found is not None and found.of_totals == pytest.approx(8.0 / 4.0)
 
 
 def test_rows_count_drafts_and_texts_unlike_those_of_the_engine_alone(log: Log) -> None:

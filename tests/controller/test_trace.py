@@ -36,6 +36,7 @@ def make_round(n: int = 1, step_id: int = 0, **changes: Any) -> TraceRound:
         "propensity": np.ones(n),
         "verify_len": 5,
         "num_draft_steps": 4,
+        "num_prefill": 9,
         "step_s": 0.01,
     }
     return TraceRound(**{**fields, **changes})

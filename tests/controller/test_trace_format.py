@@ -44,6 +44,7 @@ def expected_rows(entry: TraceRound) -> list[dict[str, Any]]:
                 "confidence": kept,
                 "verify_len": entry.verify_len,
                 "num_draft_steps": entry.num_draft_steps,
+                "num_prefill": entry.num_prefill,
                 "step_s": entry.step_s,
                 "draft_s": entry.draft_s,
                 "verify_s": entry.verify_s,
@@ -85,6 +86,7 @@ def rounds(draw: st.DrawFn) -> TraceRound:
         propensity=row(SECONDS, np.float64),
         verify_len=draw(COUNTS),
         num_draft_steps=draw(COUNTS),
+        num_prefill=draw(COUNTS),
         step_s=draw(SECONDS),
         draft_s=draw(st.none() | SECONDS),
         verify_s=draw(st.none() | SECONDS),
@@ -119,13 +121,10 @@ def test_what_is_no_trace_is_refused_in_one_line(tmp_path: Path) -> None:
         assert isinstance(caught.value, ValueError)
         assert "\n" not in str(caught.value)
 
-    def with_file(name: str, table: pa.Table | None = None) -> Path:
+    def with_file(name: str, table: pa.Table) -> Path:
         folder = tmp_path / name
         write_segment(empty, folder / "1.parquet")
-        if table is None:
-            (folder / "0.parquet").write_bytes(b"no parquet\n\n")
-        else:
-            write_segment(table, folder / "0.parquet")
+        write_segment(table, folder / "0.parquet")
         return folder
 
     metadata = {b"flyball_trace_version": b"9"}
@@ -134,11 +133,23 @@ def test_what_is_no_trace_is_refused_in_one_line(tmp_path: Path) -> None:
     refused(tmp_path / "file", "but it is no folder")
     (tmp_path / "empty").mkdir()
     refused(tmp_path / "empty", "found none")
-    refused(with_file("text"), "0.parquet: cannot read the segment: .*; move the file out")
+    (tmp_path / "empty" / "0.parquet").write_bytes(b"no parquet\n\n")
+    refused(tmp_path / "empty", "0.parquet: cannot read the segment: .*; move the file out")
     refused(with_file("foreign", pa.table({"a": [1]})), "it is another Parquet file")
-    refused(with_file("new", empty.replace_schema_metadata(metadata)), "version 1, but got 9")
+    refused(with_file("new", empty.replace_schema_metadata(metadata)), "version 2, but got 9")
     changed = empty.drop_columns("step").replace_schema_metadata(SCHEMA.metadata)
     refused(with_file("changed", changed), "but these differ: step|int64")
+
+
+def test_what_is_no_whole_segment_is_left_out_and_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    write_segment(SCHEMA.empty_table(), tmp_path / "1.parquet")
+    whole = (tmp_path / "1.parquet").read_bytes()
+    (tmp_path / "0.parquet").write_bytes(whole[:-20])
+    assert len(read_trace(tmp_path)) == 0
+    (line,) = (record.getMessage() for record in caplog.records)
+    assert "0.parquet: cannot read the segment" in line and "left out" in line
 
 
 def test_one_column_can_be_read_alone(tmp_path: Path) -> None:

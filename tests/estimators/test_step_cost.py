@@ -74,11 +74,7 @@ def test_all_follow_when_the_machine_slows_down_or_recovers() -> None:
     cost, rng = StepCostEstimator(K, FillEstimator(K)), np.random.default_rng(3)
     drive(cost, 1500, rng, (0, 2, 4, 8))
     for slowness in (2.0, 1.0):
-        for _ in range(1000):
-            probe = cost.next_probe(8)
-            if probe is not None:
-                cost.probed(8, 0)
-            drive(cost, 1, rng, (2 if probe is None else probe,), slowness=slowness)
+        drive(cost, 400, rng, (2,), slowness=slowness)
         assert cost.round_s(8)[0, 2] == pytest.approx(slowness * round_s(8)[2], rel=0.05)
         assert cost.round_s(8)[0] == pytest.approx(slowness * round_s(8), rel=0.25)
 

@@ -22,7 +22,7 @@ from policy_sections import length_section
 from text_statistics import SteppedCost, count_texts, p_value
 from transformers import LogitsProcessorList, TemperatureLogitsWarper, TopPLogitsWarper
 
-from flyball.controller.governor import DraftInfo, HostInfo
+from flyball.controller.governor import DraftInfo, Governor, HostInfo
 from flyball.controller.policy_file import load_policy
 from flyball.integrations.hf import loop
 from flyball.integrations.hf.draft import ModelDraft, Proposal
@@ -110,7 +110,7 @@ def make_gov(
     host = HostInfo("test", padded=name != "goodput_ragged", drafts=infos)
     policy = load_policy({"version": 1, "length": POLICIES[name]})
     drafts = [pair[1], "prompt_lookup"][: 1 + lookup]
-    gov = GovernedGenerate(pair[0], drafts, policy, host, acceptance_head=head)
+    gov = GovernedGenerate(pair[0], drafts, Governor(policy, host), acceptance_head=head)
     gov.governor._beliefs._cost = SteppedCost()
     return gov
 

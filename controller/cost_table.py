@@ -1,0 +1,225 @@
+"""Frozen costs: what steps take on some machine, for replays and for runs that must repeat."""
+
+from __future__ import annotations
+
+import json
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import numpy as np
+import yaml
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from flyball.controller.contract import Cost
+from flyball.controller.errors import CostTableError
+
+Floats = NDArray[np.float64]
+Longs = NDArray[np.int64]
+
+_REACH = 2  # times the largest that was measured may be asked for
+
+_Seconds = Annotated[float, Field(gt=0.0, lt=1e9)]
+_NotNegative = Annotated[float, Field(ge=0.0, lt=1e9)]
+_Count = Annotated[int, Field(ge=1)]
+
+
+class CostTable(BaseModel):
+    """Seconds of the parts of a step, by batch size; straight lines between what was measured.
+
+    A step over n requests with w verified tokens each, k draft steps and p tokens of prompts takes
+
+        verify_s(n, w) + k * draft_step_s(n) + host_s(n) + p * prompt_token_s .
+
+    Beyond the last batch size, or number of tokens, the last line goes on, level where it falls.
+    """
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+    version: Literal[1] = Field(description="Version of the file format.")
+    target: str = Field(description="Name of the target.")
+    draft: str = Field(description="Name of the draft.")
+    machine: str = Field(description="What it was measured on.")
+    source: str = Field(description="Who measured, how, and when.")
+    batch_sizes: list[_Count] = Field(min_length=1, description="b sizes, ascending.")
+    verify_lens: list[_Count] = Field(
+        min_length=1, description="w numbers of tokens verified for each request, ascending."
+    )
+    verify_s: list[list[_Seconds]] = Field(description="b rows of w: forwards of the target.")
+    draft_step_s: list[_NotNegative] = Field(description="b: a forward of the draft.")
+    host_s: list[_NotNegative] = Field(description="b: everything else in a step.")
+    prompt_token_s: _NotNegative = Field(description="Reading a token of a prompt.")
+
+    @model_validator(mode="after")
+    def _fits(self) -> CostTable:
+        for name in ("batch_sizes", "verify_lens"):
+            values = getattr(self, name)
+            if any(b <= a for a, b in zip(values, values[1:], strict=False)):
+                raise ValueError(f"expected ascending {name}, but got {values}")
+        num_sizes, num_lens = len(self.batch_sizes), len(self.verify_lens)
+        for name in ("verify_s", "draft_step_s", "host_s"):
+            if len(getattr(self, name)) != num_sizes:
+                raise ValueError(
+                    f"expected {num_sizes} values of {name}, one a batch size, but got "
+                    f"{len(getattr(self, name))}"
+                )
+        if any(len(row) != num_lens for row in self.verify_s):
+            raise ValueError(f"expected rows of {num_lens} values in verify_s, one a verify_len")
+        return self
+
+    @cached_property
+    def _by_size(self) -> Floats:
+        """(b, w + 2): verification, draft step, host."""
+        parts = (np.array(self.verify_s), np.array(self.draft_step_s), np.array(self.host_s))
+        return np.column_stack(parts)
+
+    @cached_property
+    def _rows(self) -> dict[int, Floats]:
+        return {}
+
+    def _row(self, batch_size: int) -> Floats:
+        """(w + 2,) of one batch size."""
+        if batch_size not in self._rows:
+            at, share = _between(np.array(self.batch_sizes), np.array([batch_size]))
+            low, high = self._by_size[at[0]], self._by_size[min(at[0] + 1, len(self._by_size) - 1)]
+            self._rows[batch_size] = _on_line(low, high, share[0])
+        return self._rows[batch_size]
+
+    def verify_seconds(self, batch_size: int, verify_len: NDArray[Any] | float) -> Floats:
+        """Seconds of forwards that verify so many tokens of each request, any shape."""
+        seconds = self._row(batch_size)[:-2]
+        at, share = _between(np.array(self.verify_lens), verify_len)
+        low, high = seconds[at], seconds[np.minimum(at + 1, len(seconds) - 1)]
+        return _on_line(low, high, share)
+
+    def check_covers(self, batch_size: int, verify_len: int) -> None:
+        """Refuse steps that are so much larger than what was measured that nothing is known.
+
+        Raises:
+            CostTableError: in one line.
+        """
+        for what, asked, known in (
+            ("requests at a time", batch_size, self.batch_sizes),
+            ("verified tokens a request", verify_len, self.verify_lens),
+        ):
+            most = known[-1] * (_REACH if len(known) > 1 else 1)
+            if asked > most:
+                raise CostTableError(
+                    f"expected costs of up to {asked} {what}, but the table of {self.machine} "
+                    f"was measured at {', '.join(map(str, known))}; measure larger ones, or ask "
+                    "for less"
+                )
+
+    def step_seconds(
+        self, batch_size: int, verify_len: NDArray[Any], num_draft_steps: Longs
+    ) -> Floats:
+        """Seconds of steps that read no prompts, any shape; arguments as in `cost`."""
+        draft_step_s, host_s = self._row(batch_size)[-2:]
+        verifying = self.verify_seconds(batch_size, verify_len)
+        result: Floats = verifying + num_draft_steps * draft_step_s + host_s
+        return result
+
+    def draft_step_seconds(self, batch_size: int) -> float:
+        """Seconds of a forward of the draft."""
+        return float(self._row(batch_size)[-2])
+
+    def draft_prompt_token_seconds(self, batch_size: int) -> float:
+        """Seconds in which the draft reads a token of a prompt: as much less as its steps take."""
+        one = float(self.verify_seconds(batch_size, 1.0))
+        return self.prompt_token_s * self.draft_step_seconds(batch_size) / one
+
+    def cost(
+        self,
+        step_id: int,
+        batch_size: int,
+        verify_len: float,
+        num_draft_steps: int,
+        num_prompt: int = 0,
+        draft: int = 0,
+    ) -> Cost:
+        """What a step is taken to cost.
+
+        Args:
+            step_id: of its plan.
+            batch_size: requests that the forwards run over.
+            verify_len: tokens verified for each request, padding included.
+            num_draft_steps: forwards of the draft.
+            num_prompt: tokens of prompts that the step reads.
+            draft: which one drafts.
+        """
+        draft_step_s, host_s = self._row(batch_size)[-2:].tolist()
+        verifying = float(self.verify_seconds(batch_size, verify_len))
+        drafting = num_draft_steps * draft_step_s
+        return Cost(
+            step_id=step_id,
+            step_s=verifying + drafting + host_s + num_prompt * self.prompt_token_s,
+            batch_size=batch_size,
+            verify_len=verify_len,
+            num_draft_steps=num_draft_steps,
+            draft_s=drafting,
+            verify_s=verifying,
+            draft=draft,
+            num_prefill=num_prompt,
+        )
+
+    def priced(self, cost: Cost) -> Cost:
+        """The same step at this table's seconds."""
+        return self.cost(
+            cost.step_id,
+            cost.batch_size,
+            cost.verify_len,
+            cost.num_draft_steps,
+            cost.num_prefill,
+            cost.draft,
+        )
+
+
+def _on_line(low: Floats, high: Floats, share: Any) -> Floats:
+    """The line from low to high; beyond high it does not fall."""
+    result: Floats = low + np.where(high > low, share, np.minimum(share, 1.0)) * (high - low)
+    return result
+
+
+def _between(grid: NDArray[Any], x: Any) -> tuple[NDArray[np.intp], Floats]:
+    """The interval of an ascending grid for each x, and where in it, beyond 1 to the right."""
+    if len(grid) == 1:
+        return np.zeros(np.shape(x), np.intp), np.zeros(np.shape(x))
+    at = np.clip(np.searchsorted(grid, x, side="right") - 1, 0, len(grid) - 2)
+    share: Floats = np.maximum((x - grid[at]) / (grid[at + 1] - grid[at]), 0.0)
+    return at, share
+
+
+def load_costs(source: str | Path | CostTable) -> CostTable:
+    """Read a cost table from a JSON or YAML file.
+
+    Raises:
+        CostTableError: one line that says what was expected, what came and what to do.
+    """
+    if isinstance(source, CostTable):
+        return source
+    path = Path(source)
+    try:
+        text = path.read_text(encoding="utf-8")
+        content = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        reason = error.strerror if isinstance(error, OSError) else " ".join(str(error).split())
+        raise CostTableError(
+            f"{path}: cannot read the cost table: {reason}; measure one with flyball advise "
+            "--measure"
+        ) from error
+    try:
+        return CostTable.model_validate(content)
+    except ValidationError as error:
+        problem = error.errors()[0]
+        where = ".".join(str(part) for part in problem["loc"])
+        message = problem["msg"].removeprefix("Value error, ")
+        raise CostTableError(
+            f"{path}: {where + ': ' if where else ''}{message}; correct the file, or measure "
+            "anew with flyball advise --measure"
+        ) from error
+
+
+def dump_costs(table: CostTable) -> str:
+    """The table as JSON."""
+    return json.dumps(table.model_dump(), indent=1)

@@ -1,0 +1,281 @@
+"""One HTML page about replays, with everything it needs inside: it opens anywhere, offline."""
+
+from __future__ import annotations
+
+import html
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from flyball.controller import report_data
+from flyball.controller.corpus import Corpus
+from flyball.controller.cost_table import CostTable
+from flyball.controller.errors import HostError
+from flyball.controller.replayed import Replayed
+
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
+
+_COLOURS = ("#2e7d32", "#1f77b4", "#d1662a", "#8e5bb5", "#b8860b", "#c2185b", "#00838f", "#6b7280")
+_NEUTRAL = "#8a94a0"  # on light and on dark
+_LENGTHS = np.arange(17)
+
+_STYLE = """
+:root { color-scheme: light dark; --ink: #1d2530; --paper: #ffffff; --rule: #d6dbe1; }
+@media (prefers-color-scheme: dark) {
+  :root { --ink: #e3e8ee; --paper: #14181d; --rule: #39424d; }
+}
+body { font: 16px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--paper);
+  margin: 0 auto; max-width: 960px; padding: 1rem; }
+h1 { font-size: 1.5rem; } h2 { font-size: 1.15rem; margin: 2rem 0 .25rem; }
+p { margin: .25rem 0 .5rem; }
+.scroll { overflow-x: auto; }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
+th, td { border-bottom: 1px solid var(--rule); padding: .25rem .6rem; text-align: right; }
+th:first-child, td:first-child { text-align: left; }
+"""
+
+# Plots take the page's colours, and follow it when it turns dark.
+_SCRIPT = """
+function paint() {
+  const ink = getComputedStyle(document.documentElement).getPropertyValue('--ink').trim();
+  const rule = getComputedStyle(document.documentElement).getPropertyValue('--rule').trim();
+  for (const plot of document.querySelectorAll('.plot')) {
+    const change = {'font.color': ink};
+    for (const axis of Object.keys(plot.layout).filter(k => /^[xy]axis/.test(k))) {
+      change[axis + '.gridcolor'] = rule; change[axis + '.linecolor'] = rule;
+      change[axis + '.zerolinecolor'] = rule;
+    }
+    Plotly.relayout(plot, change);
+  }
+}
+for (const plot of document.querySelectorAll('.plot')) {
+  const figure = JSON.parse(document.getElementById(plot.id + '-data').textContent);
+  Plotly.newPlot(plot, figure.data, figure.layout, {responsive: true, displayModeBar: false});
+}
+paint();
+matchMedia('(prefers-color-scheme: dark)').addEventListener('change', paint);
+"""
+
+
+@dataclass(frozen=True)
+class Section:
+    """A heading, what to know about it, and a plot."""
+
+    title: str
+    text: str
+    figure: go.Figure
+
+
+def render(
+    title: str, intro: str, rows: Sequence[Mapping[str, Any]], parts: Sequence[Section]
+) -> str:
+    """The page.
+
+    Args:
+        title: of it.
+        intro: a sentence or two.
+        rows: of a table, all with the same keys.
+        parts: in order.
+
+    Raises:
+        HostError: plotly is not installed.
+    """
+    try:
+        from plotly.offline import get_plotlyjs
+    except ImportError as error:
+        raise HostError("expected plotly for a report; pip install 'flyball[report]'") from error
+    head = "".join(f"<th>{html.escape(str(name))}</th>" for name in rows[0])
+    body = "".join(
+        "<tr>" + "".join(f"<td>{html.escape(str(value))}</td>" for value in row.values()) + "</tr>"
+        for row in rows
+    )
+    plots = "".join(_plot(number, part) for number, part in enumerate(parts))
+    return (
+        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<title>{html.escape(title)}</title><style>{_STYLE}</style></head><body>"
+        f"<h1>{html.escape(title)}</h1><p>{html.escape(intro)}</p>"
+        f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>'
+        f"</div>{plots}<script>{get_plotlyjs()}</script><script>{_SCRIPT}</script></body></html>"
+    )
+
+
+def _plot(number: int, part: Section) -> str:
+    data = json.dumps(part.figure.to_plotly_json(), default=_plain).replace("</", "<\\/")
+    return (
+        f"<h2>{html.escape(part.title)}</h2><p>{html.escape(part.text)}</p>"
+        f'<div class="plot" id="plot{number}"></div>'
+        f'<script type="application/json" id="plot{number}-data">{data}</script>'
+    )
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, np.ndarray):
+        # JSON has no NaN.
+        return [None if isinstance(v, float) and np.isnan(v) else v for v in value.tolist()]
+    if isinstance(value, np.generic):
+        return value.item()
+    raise TypeError(f"expected numbers for JSON, but got {type(value).__name__}")
+
+
+def sections(corpus: Corpus, found: Mapping[str, Replayed], costs: CostTable) -> list[Section]:
+    """What there is to see of replays of several policies.
+
+    Args:
+        corpus: that was replayed.
+        found: by policy.
+        costs: that it was replayed with.
+    """
+    colour = {name: _COLOURS[n % len(_COLOURS)] for n, name in enumerate(found)}
+    parts = [
+        Section(
+            "Throughput",
+            "Tokens per second in virtual time; bars span 95% of resampled texts.",
+            _rates(corpus, found, colour),
+        ),
+        Section(
+            "Regret",
+            "Seconds lost to the best of these policies, at as many tokens.",
+            _regret(found, colour),
+        ),
+        Section(
+            "Draft length and acceptance",
+            "Mean tokens drafted in a round, and the share of them that was accepted, over time.",
+            _trails(found, colour),
+        ),
+    ]
+    asked = {name: one for name, one in found.items() if one.survival is not None}
+    if asked:
+        parts.append(
+            Section(
+                "Calibration of survival",
+                "How often drafts would have been accepted up to a position, by how likely that "
+                "was believed to be before the round. On the diagonal beliefs are right.",
+                _calibration(corpus, asked, colour),
+            )
+        )
+    return [
+        *parts,
+        Section(
+            "Cost surface",
+            "Milliseconds of a round, by requests in the batch and draft length.",
+            _surface(costs),
+        ),
+        Section(
+            "Where tokens were wasted",
+            "Drafted tokens by position in the draft: accepted (full) and not (pale).",
+            _waste(found, colour),
+        ),
+    ]
+
+
+def _figure(x: str, y: str, **layout: Any) -> go.Figure:
+    import plotly.graph_objects as go
+
+    return go.Figure(
+        layout={
+            "height": 360,
+            "margin": {"l": 56, "r": 12, "t": 8, "b": 48},
+            "paper_bgcolor": "rgba(0,0,0,0)",
+            "plot_bgcolor": "rgba(0,0,0,0)",
+            "xaxis": {"title": {"text": x}, "automargin": True},
+            "yaxis": {"title": {"text": y}, "automargin": True},
+            "legend": {"orientation": "h", "y": -0.25, "traceorder": "normal"},
+            "barmode": "group",
+            **layout,
+        }
+    )
+
+
+def _rates(corpus: Corpus, found: Mapping[str, Replayed], colour: Mapping[str, str]) -> go.Figure:
+    figure = _figure("", "tokens per second", showlegend=False)
+    for name, replayed in found.items():
+        rate = report_data.rate(corpus, replayed)
+        figure.add_bar(
+            x=[name],
+            y=[rate.value],
+            marker={"color": colour[name]},
+            error_y={
+                "type": "data",
+                "color": _NEUTRAL,
+                "symmetric": False,
+                "array": [rate.high - rate.value],
+                "arrayminus": [rate.value - rate.low],
+            },
+        )
+    return figure
+
+
+def _regret(found: Mapping[str, Replayed], colour: Mapping[str, str]) -> go.Figure:
+    figure = _figure("thousand tokens", "seconds")
+    for name, (at, lost_s) in report_data.regret(found).items():
+        figure.add_scatter(x=at, y=lost_s, name=name, line={"color": colour[name]})
+    return figure
+
+
+def _trails(found: Mapping[str, Replayed], colour: Mapping[str, str]) -> go.Figure:
+    figure = _figure(
+        "virtual seconds",
+        "tokens drafted",
+        height=520,
+        xaxis={"title": {"text": "virtual seconds"}, "anchor": "y2"},
+        yaxis={"title": {"text": "tokens drafted"}, "domain": [0.55, 1.0]},
+        yaxis2={"title": {"text": "accepted"}, "domain": [0.0, 0.45], "range": [0, 1]},
+    )
+    for name, replayed in found.items():
+        at_s, length, accepted = report_data.trail(replayed)
+        line = {"color": colour[name]}
+        figure.add_scatter(x=at_s, y=length, name=name, line=line, legendgroup=name)
+        figure.add_scatter(
+            x=at_s, y=accepted, yaxis="y2", line=line, legendgroup=name, showlegend=False
+        )
+    return figure
+
+
+def _calibration(
+    corpus: Corpus, found: Mapping[str, Replayed], colour: Mapping[str, str]
+) -> go.Figure:
+    figure = _figure("believed", "observed")
+    figure.add_scatter(
+        x=[0, 1], y=[0, 1], mode="lines", showlegend=False,
+        line={"dash": "dot", "color": _NEUTRAL},
+    )  # fmt: skip
+    for name, replayed in found.items():
+        believed, observed, count = report_data.calibration(corpus, replayed)
+        size = 4.0 + 16.0 * np.sqrt(count / max(1, count.max()))
+        figure.add_scatter(
+            x=believed, y=observed, name=name, mode="lines+markers",
+            marker={"size": size, "color": colour[name]}, line={"color": colour[name]},
+        )  # fmt: skip
+    return figure
+
+
+def _surface(costs: CostTable) -> go.Figure:
+    figure = _figure("tokens drafted", "requests", yaxis={"type": "category"})
+    sizes = costs.batch_sizes
+    seconds = [costs.step_seconds(size, _LENGTHS + 1.0, _LENGTHS) for size in sizes]
+    figure.add_heatmap(
+        x=_LENGTHS,
+        y=[str(size) for size in sizes],
+        z=(1e3 * np.array(seconds)).round(3),
+        colorscale="Viridis",
+        colorbar={"title": {"text": "ms"}},
+    )
+    return figure
+
+
+def _waste(found: Mapping[str, Replayed], colour: Mapping[str, str]) -> go.Figure:
+    figure = _figure("position in the draft", "tokens", barmode="stack")
+    for number, (name, replayed) in enumerate(found.items()):
+        accepted, wasted = report_data.waste(replayed)
+        x = np.arange(1, len(accepted) + 1)
+        for label, values, opacity in ((name, accepted, 1.0), (f"{name}, wasted", wasted, 0.4)):
+            figure.add_bar(
+                x=x, y=values, name=label, opacity=opacity, offsetgroup=str(number),
+                marker={"color": colour[name]},
+            )  # fmt: skip
+    return figure

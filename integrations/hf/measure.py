@@ -1,0 +1,150 @@
+"""Measuring a cost table: real rounds of constant lengths, by batch size."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+
+import numpy as np
+import torch
+from transformers import PreTrainedModel
+
+from flyball.controller.cost_table import CostTable
+from flyball.controller.errors import HostError
+from flyball.controller.policy_file import static_policy
+from flyball.integrations.hf.govern import GovernedGenerate, govern
+from flyball.integrations.hf.stats import RoundStats
+
+_PASSES = 3  # over all batch sizes and lengths, so that a change of the machine hits all
+_TOKENS = 48  # of each text
+_SKIPPED = 2  # first rounds of a run, which read prompts
+
+
+@dataclass(frozen=True)
+class Grid:
+    """What is measured.
+
+    Attributes:
+        batch_sizes: ascending.
+        draft_lens: ascending, from 0; one of them above 0.
+    """
+
+    batch_sizes: tuple[int, ...] = (1, 4, 16)
+    draft_lens: tuple[int, ...] = (0, 1, 2, 4, 8, 16)
+
+    @property
+    def num_runs(self) -> int:
+        """Runs of the whole measurement."""
+        return _PASSES * len(self.batch_sizes) * len(self.draft_lens)
+
+
+@dataclass
+class _Seconds:
+    """What was measured, by batch size and draft length, or by batch size."""
+
+    verify: dict[tuple[int, int], list[float]] = field(default_factory=dict)
+    draft_step: dict[int, list[float]] = field(default_factory=dict)
+    host: dict[int, list[float]] = field(default_factory=dict)
+    prompt_token: list[float] = field(default_factory=list)
+
+
+class CostMeasurement:
+    """Decodes prompts with constant lengths and takes medians of what the rounds took.
+
+    Args:
+        target: to be measured.
+        draft: likewise.
+        prompts: token ids to continue, at least one; the longer they are, the longer the context
+            that the table is for.
+        grid: what to measure.
+        names: of target and draft.
+    """
+
+    def __init__(
+        self,
+        target: PreTrainedModel,
+        draft: PreTrainedModel,
+        prompts: Sequence[Sequence[int]],
+        grid: Grid,
+        names: tuple[str, str],
+    ) -> None:
+        self._target, self._draft, self._prompts = target, draft, prompts
+        self._grid, self._names = grid, names
+        self._found = _Seconds()
+
+    def runs(self) -> Iterator[None]:
+        """Measure; yields after every run."""
+        rng = np.random.default_rng(0)
+        cells = [(n, k) for n in self._grid.batch_sizes for k in self._grid.draft_lens]
+        rounds: list[RoundStats] = []
+        govs = {k: self._govern(k, rounds) for k in self._grid.draft_lens}
+        self._run(govs[self._grid.draft_lens[-1]], 1)  # allocations and caches, not counted
+        for _ in range(_PASSES):
+            for place in rng.permutation(len(cells)).tolist():
+                batch_size, draft_len = cells[place]
+                rounds.clear()
+                self._run(govs[draft_len], batch_size)
+                self._note(batch_size, draft_len, rounds[_SKIPPED:])
+                yield
+        for gov in govs.values():
+            gov.close()
+
+    def _govern(self, draft_len: int, rounds: list[RoundStats]) -> GovernedGenerate:
+        policy = static_policy(draft_len)
+        return govern(self._target, [self._draft], policy=policy, on_round=rounds.append)
+
+    def _run(self, gov: GovernedGenerate, batch_size: int) -> None:
+        before = gov.stats.prompt_s
+        prompts = [self._prompts[row % len(self._prompts)] for row in range(batch_size)]
+        gov.generate_many(prompts, batch_size=batch_size, max_new_tokens=_TOKENS, do_sample=False)
+        seconds = gov.stats.prompt_s - before
+        self._found.prompt_token.append(seconds / sum(map(len, prompts)))
+
+    def _note(self, batch_size: int, draft_len: int, rounds: Sequence[RoundStats]) -> None:
+        found = self._found
+        whole = [
+            stats
+            for stats in rounds
+            if len(stats.draft_len) == batch_size and stats.draft_len.max() == draft_len
+        ]
+        found.verify.setdefault((batch_size, draft_len), []).extend(s.verify_s for s in whole)
+        found.host.setdefault(batch_size, []).extend(
+            stats.step_s - stats.draft_s - stats.verify_s for stats in whole
+        )
+        if draft_len > 0:
+            found.draft_step.setdefault(batch_size, []).extend(
+                stats.draft_s / draft_len for stats in whole
+            )
+
+    def table(self) -> CostTable:
+        """The medians of all runs so far.
+
+        Raises:
+            HostError: prompts ended so early that some length had no whole round.
+        """
+        grid, found = self._grid, self._found
+        empty = [cell for cell, seconds in found.verify.items() if not seconds]
+        if empty:
+            raise HostError(
+                f"expected whole rounds of {empty[0][1]} tokens for {empty[0][0]} requests, but "
+                "texts ended before; give --prompts that the target goes on with for longer"
+            )
+        num_threads = torch.get_num_threads()
+        return CostTable(
+            version=1,
+            target=self._names[0],
+            draft=self._names[1],
+            machine=f"{platform.machine()}, {self._target.device.type}, {num_threads} threads",
+            source=f"flyball advise --measure, {datetime.now(UTC):%Y-%m-%d}",
+            batch_sizes=list(grid.batch_sizes),
+            verify_lens=[k + 1 for k in grid.draft_lens],
+            verify_s=[
+                [float(np.median(found.verify[n, k])) for k in grid.draft_lens]
+                for n in grid.batch_sizes
+            ],
+            draft_step_s=[float(np.median(found.draft_step[n])) for n in grid.batch_sizes],
+            host_s=[max(0.0, float(np.median(found.host[n]))) for n in grid.batch_sizes],
+            prompt_token_s=float(np.median(found.prompt_token)),
+        )

@@ -1,0 +1,104 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from flyball.controller.contract import Cost
+from flyball.controller.cost_table import CostTable, dump_costs, load_costs
+from flyball.controller.errors import CostTableError
+
+CONTENT = {
+    "version": 1,
+    "target": "big",
+    "draft": "small",
+    "machine": "a laptop",
+    "source": "measured by hand",
+    "batch_sizes": [1, 4],
+    "verify_lens": [1, 3],
+    "verify_s": [[1.0, 2.0], [2.0, 5.0]],
+    "draft_step_s": [0.25, 0.5],
+    "host_s": [0.0, 0.125],
+    "prompt_token_s": 0.0625,
+}
+
+
+def test_lines_go_through_what_was_measured_and_on() -> None:
+    table = CostTable.model_validate(CONTENT)
+    lens = np.array([1.0, 2.0, 3.0, 4.0])
+    np.testing.assert_allclose(table.verify_seconds(1, lens), [1.0, 1.5, 2.0, 2.5])
+    np.testing.assert_allclose(table.verify_seconds(4, lens), [2.0, 3.5, 5.0, 6.5])
+    np.testing.assert_allclose(table.verify_seconds(2, lens[::2]), [4 / 3, 3.0])
+    np.testing.assert_allclose(table.verify_seconds(7, lens[::2]), [3.0, 8.0])
+    assert table.draft_step_seconds(7) == pytest.approx(0.75)
+
+
+def test_a_step_costs_the_sum_of_its_parts() -> None:
+    table = CostTable.model_validate(CONTENT)
+    cost = table.cost(9, 4, 3.0, 2, num_prompt=16)
+    assert (cost.step_id, cost.batch_size, cost.num_draft_steps) == (9, 4, 2)
+    assert (cost.verify_s, cost.draft_s) == (5.0, 1.0)
+    assert cost.step_s == pytest.approx(5.0 + 1.0 + 0.125 + 1.0)
+    measured = Cost(9, 77.0, 4, 3.0, 2, num_prefill=16, draft=0)
+    assert table.priced(measured) == cost
+    steps = table.step_seconds(4, np.array([3.0, 1.0]), np.array([2, 0]))
+    np.testing.assert_allclose(steps, [6.125, 2.125])
+
+
+def test_it_is_read_back_as_it_was_written(tmp_path: Path) -> None:
+    table = CostTable.model_validate(CONTENT)
+    path = tmp_path / "costs.json"
+    path.write_text(dump_costs(table))
+    assert load_costs(path) == table
+    assert load_costs(table) is table
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"version": 2}, "version"),
+        ({"batch_sizes": [4, 1]}, "ascending batch_sizes"),
+        ({"draft_step_s": [0.1]}, "2 values of draft_step_s"),
+        ({"verify_s": [[1.0], [2.0]]}, "rows of 2"),
+        ({"verify_s": [[1.0, 0.0], [2.0, 5.0]]}, "greater than 0"),
+        ({"machina": "x"}, "machina"),
+        ({"host_s": None}, "host_s"),
+    ],
+)
+def test_what_is_no_table_is_refused(
+    tmp_path: Path, change: dict[str, object], message: str
+) -> None:
+    path = tmp_path / "costs.json"
+    with_change = {**CONTENT, **change}
+    path.write_text(str(with_change).replace("'", '"').replace("None", "null"))
+    with pytest.raises(CostTableError, match=message) as caught:
+        load_costs(path)
+    assert str(path) in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(CostTableError, match="No such file.*--measure"):
+        load_costs(tmp_path / "none.json")
+
+
+def test_what_falls_goes_on_level() -> None:
+    content = {**CONTENT, "verify_s": [[3.0, 2.0], [2.0, 1.0]], "host_s": [0.5, 0.25]}
+    table = CostTable.model_validate(content)
+    np.testing.assert_allclose(table.verify_seconds(1, np.array([3.0, 5.0, 99.0])), 2.0)
+    np.testing.assert_allclose(table.verify_seconds(64, np.array([1.0, 3.0])), [2.0, 1.0])
+    assert table.cost(0, 64, 1.0, 0).step_s == pytest.approx(2.25)
+
+
+def test_steps_far_beyond_what_was_measured_are_refused() -> None:
+    table = CostTable.model_validate(CONTENT)
+    table.check_covers(8, 6)
+    with pytest.raises(CostTableError, match="9 requests at a time.*1, 4"):
+        table.check_covers(9, 1)
+    with pytest.raises(CostTableError, match="7 verified tokens"):
+        table.check_covers(1, 7)
+    one = {**CONTENT, "batch_sizes": [4], "verify_s": [[1.0, 2.0]], "draft_step_s": [0.25]}
+    alone = CostTable.model_validate({**one, "host_s": [0.0]})
+    alone.check_covers(4, 6)
+    with pytest.raises(CostTableError, match="measured at 4"):
+        alone.check_covers(5, 1)
