@@ -3,8 +3,9 @@
 python -m benchmarks.length [--quick] [--seed-base N] [--part PART] [--json FILE]
 
 Every length policy in virtual time: along synthetic and recorded texts (`texts`), in batches of 1
-to 256 requests (`load`), where nothing changes (`regret`), and where a useless draft turns good
-(`return`). And how well acceptance is predicted in mid-draft (`calibration`).
+to 256 requests (`load`), where nothing changes (`regret`), where a useless draft turns good
+(`return`), and where confidences tell nothing (`blind`). And how well acceptance is predicted in
+mid-draft (`calibration`).
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from __future__ import annotations
 from typing import Any
 
 from benchmarks import (
+    length_blind,
     length_calibration,
     length_load,
     length_regret,
@@ -25,6 +27,7 @@ PARTS = {
     "load": length_load.run,
     "regret": length_regret.run,
     "return": length_return.run,
+    "blind": length_blind.run,
     "calibration": length_calibration.run,
 }
 NUM_SEEDS, QUICK_SEEDS = 20, 2

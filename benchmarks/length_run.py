@@ -136,15 +136,20 @@ def walk_causal(stream: Stream, costs: Costs) -> Walk:
 
 
 def walk_policy(
-    stream: Stream, costs: Costs, policy: Mapping[str, Any], max_rounds: int = 2**62
+    stream: Stream,
+    costs: Costs,
+    policy: Mapping[str, Any],
+    max_rounds: int = 2**62,
+    *,
+    shows: bool = True,
 ) -> Walk:
     """A governor with this policy file, as a host with one request at a time would run it.
 
     Where nothing was drafted, the draft reads the text before it goes on, and every so
     often, in one forward that takes as long as a draft step. It ends with the text, or with the
-    request in which the last of so many rounds falls.
+    request in which the last of so many rounds falls. The host may show no confidences.
     """
-    host = HostInfo("arena", max_draft_len=MAX_DRAFT_LEN)
+    host = HostInfo("arena", max_draft_len=MAX_DRAFT_LEN, mid_draft_stop=shows)
     governor = Governor(load_policy(policy), host, clock=lambda: 0.0)  # time here is virtual
     run = runs_of(stream)
     tokens, lengths, seconds = [], [], []
@@ -172,7 +177,7 @@ def walk_policy(
             if reads and worth_it and governor.wants_reading:
                 match = stream.match[None, read:position].astype(np.float64)
                 seen = (sign[None, read:position, 0] for sign in (confidence, entropy))
-                governor.read(slots, match, 0, *seen)
+                governor.read(slots, match, 0, *(seen if shows else ()))
                 read = position
             decision_s += time.perf_counter() - begun
             accepted = min(int(run[position]), length)
@@ -185,8 +190,8 @@ def walk_policy(
                 np.array([length], np.int32),
                 np.array([accepted], np.int32),
                 np.array([min(accepted + 1, length, emitted)], np.int32),
-                confidence[None, position, :length],
-                entropy=entropy[None, position, :length],
+                confidence[None, position, :length] if shows else None,
+                entropy=entropy[None, position, :length] if shows else None,
             )
             draft_s = costs.draft_s * length
             verify_s = round_s - draft_s - costs.host_s

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -26,13 +27,31 @@ if TYPE_CHECKING:
 _CHECK_PROMPTS, _CHECK_TOKENS = 6, 96  # of the short real run
 
 
+@dataclass(frozen=True)
+class _Option:
+    """A draft, and what constant lengths of it bring."""
+
+    draft: str
+    steps: bool
+    costs: CostTable
+    foreign: bool  # whether the costs are another machine's
+    predictions: list[Prediction]
+
+    @property
+    def best(self) -> Prediction:
+        return max(self.predictions, key=lambda prediction: prediction.tokens_per_s)
+
+
 def advise(
     trace: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Exact trace, for what is accepted.")
     ] = None,
     costs: Annotated[
         list[str] | None,
-        typer.Option(metavar="FILE", help="Cost table of a draft in the trace; give several."),
+        typer.Option(
+            metavar="FILE",
+            help="Cost table of a draft in the trace, or a published one; give several.",
+        ),
     ] = None,
     measure: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Measure a cost table into this file.")
@@ -70,22 +89,17 @@ def advise(
         measure.write_text(dump_costs(table), encoding="utf-8")
         tables[table.draft] = table
         result["measured"] = str(measure)
-    best: tuple[Prediction, CostTable] | None = None
+    options: list[_Option] = []
     if trace is not None:
-        found = _predict(trace, tables)
-        best = max(
-            (
-                (max(own, key=lambda p: p.tokens_per_s), tables[name])
-                for name, own in found.items()
-            ),
-            key=lambda pair: pair[0].tokens_per_s,
-        )
-        result["drafts"] = {name: [vars(p) for p in own] for name, own in found.items()}
-        result["best"] = {"draft": best[1].draft, **vars(best[0])}
+        options = _predict(trace, tables)
+        best = max(options, key=lambda option: option.best.tokens_per_s)
+        result["drafts"] = {o.draft: [vars(p) for p in o.predictions] for o in options}
+        result["best"] = {"draft": best.draft, **vars(best.best)}
+        result["costs"] = {o.draft: o.costs.machine for o in options}
         if check and models is not None:
-            result["check"] = _check(models, best, found[best[1].draft], prompts)
+            result["check"] = _check(models, best, prompts)
     if parameters is not None and models is not None:
-        result["shapes"] = _shapes(models, parameters, best)
+        result["shapes"] = _shapes(models, parameters, [o for o in options if o.steps])
     if as_json:
         print(json.dumps(result))
     else:
@@ -107,8 +121,8 @@ def _measure(models: Models, name: str, prompts: Path | None) -> CostTable:
     return measurement.table()
 
 
-def _predict(trace: Path, tables: dict[str, CostTable]) -> dict[str, list[Prediction]]:
-    """Predictions by draft, for every draft of the trace that has a cost table."""
+def _predict(trace: Path, tables: dict[str, CostTable]) -> list[_Option]:
+    """What every draft of the trace brings that has a cost table."""
     import numpy as np
 
     from flyball.controller.advice import predict
@@ -118,38 +132,54 @@ def _predict(trace: Path, tables: dict[str, CostTable]) -> dict[str, list[Predic
     by_draft: dict[str, list[MatchText]] = {}
     for text in read_matches(trace):
         by_draft.setdefault(text.draft, []).append(text)
-    known = sorted(by_draft.keys() & tables.keys())
+    steps = {name: texts[0].steps for name, texts in by_draft.items()}
+    known = {name: table for name, table in tables.items() if name in steps}
+    targets = {text.target for texts in by_draft.values() for text in texts}
+    if not known and len(tables) == sum(steps.values()) == 1:
+        (table,) = tables.values()
+        if table.target not in targets:  # another machine has names of its own
+            known = {name: table for name in steps if steps[name]}
     if not known:
         raise CostTableError(
             f"expected a cost table of a draft in {trace}, which has {', '.join(sorted(by_draft))}"
             f", but got {', '.join(sorted(tables)) or 'none'}; pass --costs or --measure FILE"
         )
-    return {
-        name: predict(Corpus(by_draft[name], np.random.default_rng(0)), tables[name])
-        for name in known
-    }
+    # An offer costs its verification alone.
+    usual = next(iter(known.values()))
+    known.update({name: usual for name in steps if not steps[name] and name not in known})
+    with progress() as bar:
+        return [
+            _Option(
+                name,
+                steps[name],
+                costs,
+                costs.draft not in steps,
+                predict(Corpus(by_draft[name], np.random.default_rng(0)), costs),
+            )
+            for name, costs in bar.track(known.items(), description="predicting")
+        ]
 
 
-def _check(
-    models: Models,
-    best: tuple[Prediction, CostTable],
-    predictions: list[Prediction],
-    prompts: Path | None,
-) -> list[dict[str, Any]]:
-    """Real runs without a draft and with the best one, prompt by prompt in turn."""
+def _check(models: Models, option: _Option, prompts: Path | None) -> list[dict[str, Any]]:
+    """Real runs without a draft and with this one, prompt by prompt in turn."""
     from flyball.controller.policy_file import static_policy
     from flyball.integrations.hf import govern
 
-    draft = models.drafts.get(best[1].draft)
+    draft = models.drafts.get(option.draft) if option.steps else option.draft
     if draft is None:
         raise HostError(
-            f"expected --draft with the folder of {best[1].draft} for --check, but got "
+            f"expected --draft with the folder of {option.draft} for --check, but got "
             f"{', '.join(models.drafts) or 'none'}"
+        )
+    if option.foreign:
+        raise HostError(
+            f"expected this machine's costs for --check, but got those of {option.costs.machine}; "
+            "measure them with --measure FILE"
         )
     texts = [prompt.tokens for prompt in read_prompts(prompts, models)]
     chosen = texts[:: max(1, len(texts) // _CHECK_PROMPTS)][:_CHECK_PROMPTS]
-    by_length = {p.draft_len: p for p in predictions}
-    lengths = sorted({0, best[0].draft_len})
+    by_length = {p.draft_len: p for p in option.predictions}
+    lengths = sorted({0, option.best.draft_len})
     seconds, tokens = dict.fromkeys(lengths, 0.0), dict.fromkeys(lengths, 0)
     govs = {
         length: govern(
@@ -176,16 +206,15 @@ def _check(
     ]
 
 
-def _shapes(
-    models: Models, parameters: int, best: tuple[Prediction, CostTable] | None
-) -> list[dict[str, Any]]:
+def _shapes(models: Models, parameters: int, options: list[_Option]) -> list[dict[str, Any]]:
     from flyball.controller.advice import rate_of_step
     from flyball.integrations.hf.shapes import measure_shapes
 
+    best = max(options, key=lambda option: option.best.tokens_per_s, default=None)
     return [
         {
             **vars(shape),
-            "tokens_per_s": None if best is None else rate_of_step(*best, shape.step_s),
+            "tokens_per_s": best and rate_of_step(best.best, best.costs, shape.step_s),
         }
         for shape in measure_shapes(models.target, parameters)
     ]
@@ -204,7 +233,9 @@ def _print(result: dict[str, Any]) -> None:
             if best["draft_len"] == 0
             else f"{best['draft']}, {best['draft_len']} tokens"
         )
-        console.print(Text(f"Pays most: {what}, {best['tokens_per_s']:.1f} tokens/s."))
+        machine = result["costs"][best["draft"]]
+        rate = f"{best['tokens_per_s']:.1f} tokens/s on {machine}"
+        console.print(Text(f"Pays most: {what}, {rate}."))
     if "check" in result:
         _table(console, Text("predicted and measured"), result["check"])
     if "shapes" in result:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from flyball.controller.contract import PROMPT_LOOKUP
 from flyball.controller.errors import HostError
 
 DEMO = "demo"
@@ -44,6 +45,11 @@ def load_models(model: str, drafts: Sequence[Path]) -> Models:
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     names = [folder.resolve().name for folder in drafts]
+    if PROMPT_LOOKUP in names:
+        raise HostError(
+            f"expected a draft model, but {PROMPT_LOOKUP} is what prompt lookup is called; rename "
+            "the folder"
+        )
     if len(set(names)) < len(names):
         raise HostError(f"expected drafts of different names, but got {', '.join(names)}; rename")
     if model == DEMO:

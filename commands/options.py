@@ -9,7 +9,14 @@ import typer
 
 AsJson: TypeAlias = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 DraftName: TypeAlias = Annotated[
-    str | None, typer.Option("--draft", help="Name of the draft, where the trace has several.")
+    str | None,
+    typer.Option(
+        "--draft", help="Name of the draft, where the trace has several; or prompt_lookup."
+    ),
+]
+CostFile: TypeAlias = Annotated[
+    str,
+    typer.Option("--costs", metavar="FILE", help="Cost table, or the name of a published one."),
 ]
 ExactTrace: TypeAlias = Annotated[
     Path, typer.Argument(metavar="TRACE", help="Folder of an exact trace.")

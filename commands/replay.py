@@ -27,7 +27,10 @@ def replay(
     ],
     costs: Annotated[
         str | None,
-        typer.Option(metavar="FILE", help="Cost table; by default that of an ordinary trace."),
+        typer.Option(
+            metavar="FILE",
+            help="Cost table, or the name of a published one; an ordinary trace has its own.",
+        ),
     ] = None,
     draft: DraftName = None,
     host: HostName = "transformers",
@@ -106,6 +109,8 @@ def _print(rows: list[dict[str, Any]]) -> None:
     table = Table(title="tokens per second, in virtual time")
     table.add_column("policy")
     headings = ["requests", "tokens/s", *domains, "accepted a round", "drafted", "wasted"]
+    known = rows[0]["tokens_per_joule"] is not None
+    headings += ["tokens/joule"] * known
     for heading in headings:
         table.add_column(Text(heading or "no domain"), justify="right")
     for row in rows:
@@ -118,6 +123,7 @@ def _print(rows: list[dict[str, Any]]) -> None:
             f"{row['mean_accepted']:.2f}",
             f"{row['drafted']:,}",
             f"{row['wasted'] / max(1, row['drafted']):.0%}",
+            *([f"{row['tokens_per_joule']:.3g}"] if known else []),
         )
     Console().print(table)
 

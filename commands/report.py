@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from flyball.commands.options import DraftName, ExactTrace, HostName
+from flyball.commands.options import CostFile, DraftName, ExactTrace, HostName
 from flyball.commands.progress import progress
 
 
@@ -16,7 +16,7 @@ def report(
     policy: Annotated[
         list[Path], typer.Option(metavar="FILE", help="Policy file to show; give several.")
     ],
-    costs: Annotated[str, typer.Option(metavar="FILE", help="Cost table.")],
+    costs: CostFile,
     out: Annotated[Path, typer.Option(metavar="FILE", help="The page.")] = Path("report.html"),
     draft: DraftName = None,
     host: HostName = "transformers",
@@ -32,8 +32,7 @@ def report(
     from flyball.controller.policy_file import load_policies
     from flyball.controller.replay import HOSTS
     from flyball.controller.replay import replay as run
-    from flyball.controller.replay_summary import summarise
-    from flyball.controller.report import render, sections
+    from flyball.controller.report import policies_page
 
     out.parent.mkdir(parents=True, exist_ok=True)
     out.touch()  # what cannot be written is known before minutes have passed
@@ -44,26 +43,7 @@ def report(
     with progress() as bar:
         for name, file in bar.track(policies.items(), description="replaying"):
             found[name] = run(corpus, file, table, HOSTS[host], concurrency)
-    rows = []
-    for name, replayed in found.items():
-        sums = summarise(corpus, replayed)
-        rows.append(
-            {
-                "policy": name,
-                "tokens/s": f"{sums['tokens_per_s']:.1f}",
-                "accepted a round": f"{sums['mean_accepted']:.2f}",
-                "drafted": f"{sums['drafted']:,}",
-                "wasted": f"{sums['wasted'] / max(1, sums['drafted']):.0%}",
-                "rounds": f"{sums['rounds']:,}",
-            }
-        )
-    text = corpus.texts[0]
-    intro = (
-        f"{len(corpus.texts):,} texts of {text.target}, as {text.draft} saw them, at most "
-        f"{concurrency} at a time, decoded as {host} does; costs: {table.machine}, {table.source}."
-    )
-    page = render(
-        "Flyball: what policies would have done", intro, rows, sections(corpus, found, table)
-    )
+    how = f"at most {concurrency} at a time, decoded as {host} does"
+    page = policies_page("Flyball: what policies would have done", corpus, found, table, how)
     out.write_text(page, encoding="utf-8")
     print(out)

@@ -25,26 +25,40 @@ class Prediction:
     """What a constant length brings.
 
     Attributes:
-        draft_len: tokens drafted in every round.
+        draft_len: tokens drafted in every round, where there are so many on offer.
         accepted: of them, on average.
         tokens_per_s: of one request.
+        tokens_per_joule: likewise, where the power is known.
     """
 
     draft_len: int
     accepted: float
     tokens_per_s: float
+    tokens_per_joule: float | None
 
 
 def predict(
     corpus: Corpus, costs: CostTable, lengths: Sequence[int] = LENGTHS
 ) -> list[Prediction]:
-    """What constant lengths bring on these texts at these costs."""
+    """What constant lengths bring on these texts at these costs.
+
+    Of offers those alone that were recorded far enough.
+
+    Raises:
+        CostTableError: the table does not reach down to one request, or as far as the lengths.
+    """
     found = []
     for length in lengths:
+        if not corpus.steps and length > corpus.num_ahead:
+            break
         rounds = replay(corpus, static_policy(length), costs)
         accepted = float(rounds.accepted.mean())
-        seconds = float(costs.step_seconds(1, np.array(length + 1.0), np.array(length)))
-        found.append(Prediction(length, accepted, (accepted + 1.0) / seconds))
+        # Of an offer that is not there nothing is verified, and none costs a draft's step.
+        drafted = np.full(len(rounds.proposed), length) if corpus.steps else rounds.proposed
+        parts = costs.step_parts(1, drafted + 1.0, drafted * corpus.steps).mean(axis=0)
+        tokens, joules = accepted + 1.0, costs.joules(parts)
+        per_joule = None if joules is None else tokens / float(joules)
+        found.append(Prediction(length, accepted, tokens / float(parts.sum()), per_joule))
     return found
 
 

@@ -16,6 +16,9 @@ _LEAST_S, _MOST_S = 1e-9, 1e9
 _MOST_TOKENS = 2**31
 
 
+PROMPT_LOOKUP = "prompt_lookup"  # name of the draft that makes offers, to users and in traces
+
+
 @dataclass(frozen=True)
 class DraftInfo:
     """A source of proposals.

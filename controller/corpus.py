@@ -17,7 +17,7 @@ Rows = NDArray[np.intp]
 
 
 def of_draft(texts: Sequence[MatchText], name: str | None) -> list[MatchText]:
-    """The texts as one draft saw them; with no name, as the only one did.
+    """The texts as one draft saw them; with no name, as the only one did that steps.
 
     Raises:
         TraceError: there are several, or none of that name.
@@ -25,8 +25,9 @@ def of_draft(texts: Sequence[MatchText], name: str | None) -> list[MatchText]:
     names = sorted({text.draft for text in texts})
     if not names:
         raise TraceError("expected texts, but the trace has none; record some")
-    if name is None and len(names) == 1:
-        return list(texts)
+    if name is None:
+        stepping = sorted({text.draft for text in texts if text.steps}) or names
+        name = stepping[0] if len(stepping) == 1 else None
     if name not in names:
         problem = "several drafts" if name is None else f"no draft '{name}'"
         raise TraceError(
@@ -53,23 +54,27 @@ class Corpus:
         end: (m,) where it ends.
         limit: (m,) where it would have been ended.
         prompt_len: (m,) tokens of each prompt.
+        steps: whether the draft runs token by token; else it makes offers.
         match: (t,) probability that the draft's proposal is accepted.
-        run: (t,) how many proposals in a row are accepted from each position.
+        run: (t,) how many proposals in a row are accepted from each position; of an offer, its
+            leading tokens.
+        strength: (t,) of the offer at each position, -1 where there is none; (0,) without offers.
 
     Raises:
         TraceError: there is no text, or they are of several targets or drafts.
     """
 
     def __init__(self, texts: Sequence[MatchText], rng: np.random.Generator) -> None:
-        pairs = sorted({(text.target, text.draft, text.sampled) for text in texts})
+        pairs = sorted({(text.target, text.draft, text.sampled, text.steps) for text in texts})
         if len(pairs) != 1:
-            found = ", ".join(f"{target} with {draft}" for target, draft, _ in pairs) or "none"
+            found = ", ".join(f"{target} with {draft}" for target, draft, *_ in pairs) or "none"
             raise TraceError(
                 f"expected texts of one target and one draft, sampled or greedy, but got {found}; "
                 "give one draft's trace"
             )
         self.texts = tuple(texts)
         self.num_ahead = min(text.num_ahead for text in texts)
+        self.steps = texts[0].steps
         sizes = np.array([len(text.match) for text in texts])
         if sizes.max() < 2:
             raise TraceError(
@@ -81,6 +86,10 @@ class Corpus:
         self.limit: Longs = self.first + np.array([text.limit for text in texts])
         self.prompt_len: Longs = np.array([text.prompt_len for text in texts])
         self.match: Floats = np.concatenate([text.match for text in texts]).astype(np.float64)
+        self.strength = np.concatenate([text.strength for text in texts])
+        if not self.steps:
+            self.run: Longs = np.concatenate([text.matched for text in texts]).astype(np.int64)
+            return
         hit = self.match >= 1.0
         if texts[0].sampled:
             hit = rng.random(len(hit)) < self.match

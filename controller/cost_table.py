@@ -18,11 +18,22 @@ from flyball.controller.errors import CostTableError
 Floats = NDArray[np.float64]
 Longs = NDArray[np.int64]
 
+_SHIPPED = Path(__file__).parent / "costs"
 _REACH = 2  # times the largest that was measured may be asked for
 
-_Seconds = Annotated[float, Field(gt=0.0, lt=1e9)]
+_Positive = Annotated[float, Field(gt=0.0, lt=1e9)]
 _NotNegative = Annotated[float, Field(ge=0.0, lt=1e9)]
 _Count = Annotated[int, Field(ge=1)]
+
+
+class Power(BaseModel):
+    """Watts that are drawn in the parts of a step, by all devices together."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+    verify_w: _Positive = Field(description="While the target verifies and reads prompts.")
+    draft_w: _Positive = Field(description="While the draft runs.")
+    host_w: _Positive = Field(description="In between.")
 
 
 class CostTable(BaseModel):
@@ -46,10 +57,11 @@ class CostTable(BaseModel):
     verify_lens: list[_Count] = Field(
         min_length=1, description="w numbers of tokens verified for each request, ascending."
     )
-    verify_s: list[list[_Seconds]] = Field(description="b rows of w: forwards of the target.")
+    verify_s: list[list[_Positive]] = Field(description="b rows of w: forwards of the target.")
     draft_step_s: list[_NotNegative] = Field(description="b: a forward of the draft.")
     host_s: list[_NotNegative] = Field(description="b: everything else in a step.")
     prompt_token_s: _NotNegative = Field(description="Reading a token of a prompt.")
+    power: Power | None = Field(None, description="What it draws; leave out where unknown.")
 
     @model_validator(mode="after")
     def _fits(self) -> CostTable:
@@ -94,7 +106,9 @@ class CostTable(BaseModel):
         return _on_line(low, high, share)
 
     def check_covers(self, batch_size: int, verify_len: int) -> None:
-        """Refuse steps that are so much larger than what was measured that nothing is known.
+        """Refuse steps of which nothing is known: they are much larger, or batches smaller.
+
+        As a batch drains it gets smaller than what was asked for; that is not refused.
 
         Raises:
             CostTableError: in one line.
@@ -110,19 +124,47 @@ class CostTable(BaseModel):
                     f"was measured at {', '.join(map(str, known))}; measure larger ones, or ask "
                     "for less"
                 )
+        if batch_size < self.batch_sizes[0]:
+            raise CostTableError(
+                f"expected costs of {batch_size} requests at a time, but the table of "
+                f"{self.machine} was measured from {self.batch_sizes[0]} on; measure smaller "
+                "ones, or ask for more"
+            )
+
+    def step_parts(
+        self, batch_size: int, verify_len: NDArray[Any], num_draft_steps: Longs
+    ) -> Floats:
+        """Seconds (..., 3) of verification, draft and host; arguments as in `cost`.
+
+        Of steps that read no prompts.
+        """
+        draft_step_s, host_s = self._row(batch_size)[-2:]
+        verifying = self.verify_seconds(batch_size, verify_len)
+        parts = np.broadcast_arrays(verifying, num_draft_steps * draft_step_s, host_s)
+        return np.stack(parts, axis=-1)
 
     def step_seconds(
         self, batch_size: int, verify_len: NDArray[Any], num_draft_steps: Longs
     ) -> Floats:
         """Seconds of steps that read no prompts, any shape; arguments as in `cost`."""
-        draft_step_s, host_s = self._row(batch_size)[-2:]
-        verifying = self.verify_seconds(batch_size, verify_len)
-        result: Floats = verifying + num_draft_steps * draft_step_s + host_s
+        result: Floats = self.step_parts(batch_size, verify_len, num_draft_steps).sum(axis=-1)
+        return result
+
+    def joules(self, parts: Floats) -> Floats | None:
+        """What steps of such parts (..., 3) take; None where the power is not known."""
+        if self.power is None:
+            return None
+        watts = np.array([self.power.verify_w, self.power.draft_w, self.power.host_w])
+        result: Floats = parts @ watts
         return result
 
     def draft_step_seconds(self, batch_size: int) -> float:
         """Seconds of a forward of the draft."""
         return float(self._row(batch_size)[-2])
+
+    def host_seconds(self, batch_size: int) -> float:
+        """Seconds of a step in which neither model runs."""
+        return float(self._row(batch_size)[-1])
 
     def draft_prompt_token_seconds(self, batch_size: int) -> float:
         """Seconds in which the draft reads a token of a prompt: as much less as its steps take."""
@@ -191,7 +233,7 @@ def _between(grid: NDArray[Any], x: Any) -> tuple[NDArray[np.intp], Floats]:
 
 
 def load_costs(source: str | Path | CostTable) -> CostTable:
-    """Read a cost table from a JSON or YAML file.
+    """Read a cost table from a JSON or YAML file, or take a published one by its name.
 
     Raises:
         CostTableError: one line that says what was expected, what came and what to do.
@@ -199,6 +241,8 @@ def load_costs(source: str | Path | CostTable) -> CostTable:
     if isinstance(source, CostTable):
         return source
     path = Path(source)
+    if str(source) in published() and not path.exists():
+        path = _SHIPPED / f"{source}.json"
     try:
         text = path.read_text(encoding="utf-8")
         content = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
@@ -206,7 +250,7 @@ def load_costs(source: str | Path | CostTable) -> CostTable:
         reason = error.strerror if isinstance(error, OSError) else " ".join(str(error).split())
         raise CostTableError(
             f"{path}: cannot read the cost table: {reason}; measure one with flyball advise "
-            "--measure"
+            f"--measure, or take a published one: {', '.join(published())}"
         ) from error
     try:
         return CostTable.model_validate(content)
@@ -220,6 +264,11 @@ def load_costs(source: str | Path | CostTable) -> CostTable:
         ) from error
 
 
+def published() -> list[str]:
+    """Names of the tables that are shipped; each says where its numbers stand."""
+    return sorted(path.stem for path in _SHIPPED.glob("*.json"))
+
+
 def dump_costs(table: CostTable) -> str:
     """The table as JSON."""
-    return json.dumps(table.model_dump(), indent=1)
+    return json.dumps(table.model_dump(exclude_none=True), indent=1)

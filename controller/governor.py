@@ -221,7 +221,8 @@ class Governor:
         self._guard.at_work = "decide"
         view, choice = look.view, look.choice
         draft_len = check_lengths(self._seat.decide(view), len(view.slots), self.max_draft_len)
-        if not self.wants_confidence and len(self._host.drafts) > 1:
+        drafts = self._host.drafts
+        if not self.wants_confidence and (len(drafts) > 1 or not drafts[0].steps):
             choice = self._beliefs.rechoose(look, int(draft_len.max()))
         if self._host.ragged_ok:
             draft_len = np.minimum(draft_len, choice.limit)

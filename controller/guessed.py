@@ -15,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from flyball.controller.contract import PROMPT_LOOKUP
 from flyball.controller.errors import TraceError
 from flyball.controller.match_text import MatchText, branches_of
 from flyball.controller.trace_format import codes
@@ -67,7 +68,8 @@ def glimpse(table: pa.Table) -> Glimpses:
         table: as `read_trace` gives it.
 
     Raises:
-        TraceError: it has no rounds, several drafts, or too few drafted tokens to go by.
+        TraceError: it has no rounds, several drafts, one that makes offers, or too few drafted
+            tokens to go by.
     """
     if len(table) == 0:
         raise TraceError("expected rounds, but the trace has none; record some")
@@ -76,6 +78,11 @@ def glimpse(table: pa.Table) -> Glimpses:
         raise TraceError(
             f"expected rounds of one draft, but the trace has {', '.join(drafts) or 'none'}; "
             "record with one draft"
+        )
+    if drafts[0] == PROMPT_LOOKUP:
+        raise TraceError(
+            "expected rounds of a draft model, but those of prompt lookup do not say what it "
+            "would have offered elsewhere; record with --exact"
         )
     run, request = codes(table["run"]), table["request"].to_numpy()
     column = {name: table[name].to_numpy().astype(np.int64) for name in _COLUMNS}

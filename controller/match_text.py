@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
@@ -13,17 +13,17 @@ Ints = NDArray[np.int32]
 Longs = NDArray[np.int64]
 
 
-def branches_of(match: Singles, sampled: bool) -> Longs:
+def branches_of(match: Singles, drawn: bool) -> Longs:
     """Positions (b,) of a text at which a draft that runs on leaves it, ascending.
 
     Under greedy decoding: every miss, and the last position, behind which there is no text. Under
-    sampling the place is drawn in the round, so there is none.
+    sampling the place is drawn in the round, so there is none; nor is there one for offers.
 
     Args:
         match: (t,) as in `MatchText`.
-        sampled: whether the text was sampled.
+        drawn: whether the place is drawn, or the draft makes offers.
     """
-    if sampled:
+    if drawn:
         return np.zeros(0, np.int64)
     leaves = match < 1.0
     leaves[-1:] = True
@@ -45,12 +45,19 @@ def runs(hit: NDArray[np.bool_], end: Longs) -> Longs:
     return run
 
 
+def _nothing() -> Ints:
+    return np.zeros(0, np.int32)
+
+
 @dataclass(frozen=True, eq=False)
 class MatchText:
     """A finished text as one draft saw it; t tokens were generated, t >= 1.
 
     Position 0 is the first generated token, which comes with the reading of the prompt: rounds
     start at position 1.
+
+    A draft without steps (prompt lookup) offers a whole proposal at every position. It knows no
+    probabilities, and what one token of it is worth depends on where the proposal began.
 
     Attributes:
         domain: label of the text.
@@ -70,6 +77,9 @@ class MatchText:
         tail_confidence: (b, K - 1) the same after each of `branches`, where the draft goes on
             from its own token there.
         tail_entropy: (b, K - 1) likewise.
+        strength: (t,) of the offer made at each position, -1 where there was none; (0,) for a
+            draft that steps.
+        matched: (t,) leading tokens of that offer, at most K, that are the text's; (0,) likewise.
     """
 
     domain: str
@@ -87,11 +97,18 @@ class MatchText:
     entropy: Singles
     tail_confidence: Singles
     tail_entropy: Singles
+    strength: Ints = field(default_factory=_nothing)
+    matched: Ints = field(default_factory=_nothing)
+
+    @property
+    def steps(self) -> bool:
+        """Whether the draft runs token by token; else it makes offers."""
+        return len(self.strength) == 0
 
     @cached_property
     def branches(self) -> Longs:
         """Positions (b,) where a draft that runs on leaves the text."""
-        return branches_of(self.match, self.sampled)
+        return branches_of(self.match, self.sampled or not self.steps)
 
     def ahead(self, starts: Longs) -> tuple[Singles, Singles]:
         """What drafts see that start at some positions and are never stopped.

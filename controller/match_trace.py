@@ -17,10 +17,11 @@ from flyball.controller.match_text import MatchText, branches_of
 from flyball.controller.segment_file import SegmentKind, read_segments, segments
 from flyball.controller.trace import write_segment
 
-VERSION = "1"
+VERSION = "2"
 VERSION_KEY = b"flyball_match_trace_version"
 
 _FLOATS = pa.list_(pa.field("element", pa.float32()))
+_INTS = pa.list_(pa.field("element", pa.int32()))
 SCHEMA = pa.schema(
     [
         ("domain", pa.string()),
@@ -30,7 +31,7 @@ SCHEMA = pa.schema(
         ("limit", pa.int32()),
         ("num_ahead", pa.int32()),
         ("sampled", pa.bool_()),
-        ("tokens", pa.list_(pa.field("element", pa.int32()))),
+        ("tokens", _INTS),
         ("match", _FLOATS),
         ("target_log_p", _FLOATS),
         ("draft_log_p", _FLOATS),
@@ -38,6 +39,8 @@ SCHEMA = pa.schema(
         ("entropy", _FLOATS),
         ("tail_confidence", _FLOATS),  # one tail after the other
         ("tail_entropy", _FLOATS),
+        ("strength", _INTS),  # empty for drafts that step, as is the next
+        ("matched", _INTS),
     ],
     {VERSION_KEY: VERSION.encode()},
 )
@@ -51,6 +54,7 @@ KIND = SegmentKind(
 )
 _BY_POSITION = ("match", "target_log_p", "draft_log_p", "confidence", "entropy")
 _TAILS = ("tail_confidence", "tail_entropy")
+_OFFERS = ("strength", "matched")
 
 
 def write_matches(texts: Sequence[MatchText], path: Path) -> None:
@@ -120,7 +124,14 @@ def _text(path: Path, row: int, cells: dict[str, pa.Scalar]) -> MatchText:
             raise refuse(
                 f"expected {num_tokens} values of {name}, one a token, but got {len(values[name])}"
             )
-    num_tails = len(branches_of(values["match"], values["sampled"]))
+    offers = any(len(values[name]) for name in _OFFERS)
+    for name in _OFFERS:
+        if offers and len(values[name]) != num_tokens:
+            raise refuse(
+                f"expected {num_tokens} values of {name}, one a token, or none, but got "
+                f"{len(values[name])}"
+            )
+    num_tails = len(branches_of(values["match"], values["sampled"] or offers))
     for name in _TAILS:
         if len(values[name]) != num_tails * width:
             raise refuse(

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from flyball.controller.contract import DraftInfo, HostInfo
 from flyball.controller.corpus import Corpus
 from flyball.controller.cost_table import CostTable
+from flyball.controller.errors import TraceError
 from flyball.controller.policy_file import PolicyFile
 from flyball.controller.replayed import Replayed
 from flyball.controller.still_host import StillHost
@@ -48,12 +51,21 @@ def replay(
         told: what the governor is told that steps cost; the same by default.
 
     Raises:
-        TraceError: the trace does not look as far ahead as the policy may draft.
+        TraceError: the trace does not look as far ahead as the policy may draft, or holds offers
+            that the host would not make.
         CostTableError: the table does not reach as far as the policy may draft, or as so many
             requests.
     """
     costs.check_covers(batch_size, min(policy.length.longest, host.max_draft_len) + 1)
+    if not corpus.steps:
+        if host.rounds_overlap:
+            raise TraceError(
+                "expected a draft that steps for host vllm, whose own lookup proposes other "
+                "tokens, but the trace is of prompt lookup; choose --host transformers"
+            )
+        host = replace(host, drafts=(DraftInfo("recorded", steps=False),))
+        corpus.check_ahead(min(policy.length.max_draft_len, host.max_draft_len))
     own = policy.make_length_policy()
-    if own.still and not policy.make_shadows():
+    if corpus.steps and own.still and not policy.make_shadows():
         return StillHost(corpus, own, costs, host, batch_size).run()
     return VirtualHost(corpus, policy.offline(), costs, host, batch_size, told).run()

@@ -19,14 +19,19 @@ def summarise(corpus: Corpus, found: Replayed) -> dict[str, Any]:
     A step's seconds are shared evenly by the requests in it. First tokens, which come with the
     prompts, count as tokens.
     """
-    seconds = found.seconds
+    seconds, joules = found.seconds, found.joules
     domains = np.array([text.domain for text in corpus.texts])
-    result = _sums(found, seconds, np.ones(len(found.text), np.bool_), len(corpus.texts))
+    every = np.ones(len(found.text), np.bool_)
+    result = _sums(found, seconds, joules, every, len(corpus.texts))
     result["mean_batch_size"] = len(found.text) / len(found.step_s)
     result["faults"] = found.faults
     result["domains"] = {
         domain: _sums(
-            found, seconds, (domains == domain)[found.text], int((domains == domain).sum())
+            found,
+            seconds,
+            joules,
+            (domains == domain)[found.text],
+            int((domains == domain).sum()),
         )
         for domain in np.unique(domains).tolist()
     }
@@ -34,11 +39,16 @@ def summarise(corpus: Corpus, found: Replayed) -> dict[str, Any]:
 
 
 def _sums(
-    found: Replayed, seconds: Floats, rows: NDArray[np.bool_], num_texts: int
+    found: Replayed,
+    seconds: Floats,
+    joules: Floats | None,
+    rows: NDArray[np.bool_],
+    num_texts: int,
 ) -> dict[str, Any]:
     proposed, accepted = int(found.proposed[rows].sum()), int(found.accepted[rows].sum())
     num_rounds, num_tokens = int(rows.sum()), int(found.kept[rows].sum()) + num_texts
     total_s = float(seconds[rows].sum())
+    total_j = 0.0 if joules is None else float(joules[rows].sum())
     return {
         "texts": num_texts,
         "tokens": num_tokens,
@@ -46,6 +56,7 @@ def _sums(
         "seconds": total_s,
         # Requests of a batch run side by side, so these are shares of the machine.
         "tokens_per_s": num_tokens / total_s if total_s else None,
+        "tokens_per_joule": num_tokens / total_j if total_j else None,
         "drafted": proposed,
         "accepted": accepted,
         "wasted": proposed - accepted,

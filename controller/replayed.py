@@ -26,6 +26,7 @@ class Replayed:
         kept: (r,) tokens generated.
         step: (r,) which step.
         step_s: (s,) virtual seconds of the steps, with what was read before them.
+        step_j: (s,) joules, where the power is known.
         faults: of the governor, by kind.
         survival: (r, K) believed before each round: that its draft is accepted up to each
             position. None where nobody was asked.
@@ -38,18 +39,25 @@ class Replayed:
     kept: Longs
     step: Longs
     step_s: Floats
+    step_j: Floats | None
     faults: dict[str, int]
     survival: NDArray[np.float32] | None = None
 
     @property
     def seconds(self) -> Floats:
-        """(r,) of each row: requests of a step share its seconds.
+        """(r,) of each row: requests of a step share its seconds evenly."""
+        return self._shared(self.step_s)
 
-        What steps take in which nobody decodes is spread over all rows.
-        """
-        rows = np.bincount(self.step, minlength=len(self.step_s))
-        shares = self.step_s[self.step] / rows[self.step]
-        result: Floats = shares * (self.step_s.sum() / shares.sum())
+    @property
+    def joules(self) -> Floats | None:
+        """(r,) of each row, likewise."""
+        return None if self.step_j is None else self._shared(self.step_j)
+
+    def _shared(self, of_steps: Floats) -> Floats:
+        """What steps take in which nobody decodes is spread over all rows."""
+        rows = np.bincount(self.step, minlength=len(of_steps))
+        shares = of_steps[self.step] / rows[self.step]
+        result: Floats = shares * (of_steps.sum() / shares.sum())
         return result
 
 

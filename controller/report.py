@@ -14,6 +14,7 @@ from flyball.controller import report_data
 from flyball.controller.corpus import Corpus
 from flyball.controller.cost_table import CostTable
 from flyball.controller.errors import HostError
+from flyball.controller.replay_summary import summarise
 from flyball.controller.replayed import Replayed
 
 if TYPE_CHECKING:
@@ -171,6 +172,76 @@ def sections(corpus: Corpus, found: Mapping[str, Replayed], costs: CostTable) ->
             _waste(found, colour),
         ),
     ]
+
+
+def policies_page(
+    title: str,
+    corpus: Corpus,
+    found: Mapping[str, Replayed],
+    costs: CostTable,
+    how: str,
+    more: Sequence[Section] = (),
+) -> str:
+    """The page about replays of several policies.
+
+    Args:
+        title: of it.
+        corpus: that was replayed.
+        found: by policy.
+        costs: that it was replayed with.
+        how: requests were decoded, for the introduction.
+        more: sections to begin with.
+    """
+    rows = []
+    for name, replayed in found.items():
+        sums = summarise(corpus, replayed)
+        per_joule = sums["tokens_per_joule"]
+        rows.append(
+            {
+                "policy": name,
+                "tokens/s": f"{sums['tokens_per_s']:.1f}",
+                **({} if per_joule is None else {"tokens/joule": f"{per_joule:.3g}"}),
+                "accepted a round": f"{sums['mean_accepted']:.2f}",
+                "drafted": f"{sums['drafted']:,}",
+                "wasted": f"{sums['wasted'] / max(1, sums['drafted']):.0%}",
+                "rounds": f"{sums['rounds']:,}",
+            }
+        )
+    text = corpus.texts[0]
+    intro = (
+        f"{len(corpus.texts):,} texts of {text.target}, as {text.draft} saw them, {how}; costs: "
+        f"{costs.machine}, {costs.source}."
+    )
+    return render(title, intro, rows, [*more, *sections(corpus, found, costs)])
+
+
+def trials_section(rows: Sequence[Mapping[str, Any]]) -> Section:
+    """What trials of a tuning brought, in their order; rows as `flyball tune` writes them."""
+    figure = _figure("trial", "tokens per second")
+    means = np.array([np.mean(row["rates"]) for row in rows])
+    stopped = np.array([row["stopped"] for row in rows])
+    said = [", ".join(f"{name} {value}" for name, value in row["point"].items()) for row in rows]
+    kinds = (("whole", ~stopped, "circle"), ("stopped early", stopped, "circle-open"))
+    for name, mine, symbol in kinds:
+        at = np.flatnonzero(mine)
+        figure.add_scatter(
+            x=at, y=means[at], name=name, mode="markers", text=[said[number] for number in at],
+            marker={"symbol": symbol, "color": _COLOURS[1], "size": 8},
+        )  # fmt: skip
+    best: list[int] = []  # numbers of the trials that were the best so far
+    for number, row in enumerate(rows):
+        if row["eligible"] and (not best or row["objective"] > rows[best[-1]]["objective"]):
+            best.append(number)
+    figure.add_scatter(
+        x=[*best, len(rows) - 1][: len(best) + bool(best)], y=means[[*best, *best[-1:]]],
+        name="best so far", mode="lines", line={"shape": "hv", "color": _COLOURS[0]},
+    )  # fmt: skip
+    return Section(
+        "Trials",
+        "Mean rate on the slices that each trial was replayed on. The best one keeps the limits, "
+        "and has the largest objective: the mean, less what is taken off for risk.",
+        figure,
+    )
 
 
 def _figure(x: str, y: str, **layout: Any) -> go.Figure:

@@ -79,6 +79,13 @@ class Slices:
             for number, part in enumerate(split(texts, count, setting.seed))
         ]
 
+    @property
+    def held_out(self) -> Corpus:
+        """All texts that only the end is judged by."""
+        parts = self._corpora[self._setting.num_slices :]
+        texts = [text for corpus in parts for text in corpus.texts]
+        return Corpus(texts, np.random.default_rng(self._setting.seed))
+
     def result(self, policy: str, number: int) -> Result:
         """What a policy file, given as JSON, does on a slice."""
         file = PolicyFile.model_validate_json(policy)
@@ -90,7 +97,8 @@ class Slices:
         order = latency_s.argsort()
         below = found.kept[order].cumsum() / found.kept.sum()
         last = order[min(int(below.searchsorted(_QUANTILE)), len(order) - 1)]
-        return Result(tokens / float(found.step_s.sum()), float(latency_s[last]))
+        joules = None if found.step_j is None else float(found.step_j.sum()) / tokens
+        return Result(tokens / float(found.step_s.sum()), float(latency_s[last]), joules)
 
 
 def split(texts: Sequence[MatchText], count: int, seed: int) -> list[list[MatchText]]:

@@ -43,10 +43,13 @@ class StillHost:
         places = self._places(every + np.minimum(corpus.run, length) + 1)
         num_rounds = np.array([len(own) for own in places])
         text, at = np.arange(len(places)).repeat(num_rounds), np.concatenate(places)
-        steps, step_s = self._steps(num_rounds, length[at])
-        order = np.concatenate([rounds.T.ravel() for rounds in steps])
-        rows = np.concatenate([np.full(rounds.shape[1], len(rounds)) for rounds in steps])
+        stretches, prompt_s = self._steps(num_rounds, length[at])
+        order = np.concatenate([rounds.T.ravel() for rounds in stretches])
+        rows = np.concatenate([np.full(rounds.shape[1], len(rounds)) for rounds in stretches])
         text, at = text[order], at[order]
+        parts = self._parts(rows, length[at])
+        for step, seconds in prompt_s:
+            parts[step, :2] += seconds
         accepted = np.minimum(corpus.run[at], length[at])
         kept = np.minimum(accepted + 1, corpus.end[text] - at)
         return Replayed(
@@ -56,7 +59,8 @@ class StillHost:
             np.minimum(accepted, kept),
             kept,
             step=np.arange(len(rows)).repeat(rows),
-            step_s=step_s,
+            step_s=parts.sum(axis=1),
+            step_j=self._costs.joules(parts),
             faults={},
         )
 
@@ -92,7 +96,9 @@ class StillHost:
             found.append(np.array(own, np.int64))
         return found
 
-    def _steps(self, num_rounds: Longs, length: Longs) -> tuple[list[Longs], Floats]:
+    def _steps(
+        self, num_rounds: Longs, length: Longs
+    ) -> tuple[list[Longs], list[tuple[int, Floats]]]:
         """What happens in which step; from one text's end to the next the batch stays the same.
 
         Args:
@@ -100,14 +106,16 @@ class StillHost:
             length: (r,) of the rounds, text after text.
 
         Returns:
-            Rounds (n, s) of each such stretch, and (s,) seconds of all steps.
+            Rounds (n, s) of each such stretch; and the steps before which prompts were read, with
+            seconds (2,) of target and draft.
         """
         first = num_rounds.cumsum() - num_rounds
         begun = np.zeros_like(first)  # step with which each text begins
         # Whether its draft reads its prompt; a text of one token has no round.
         drafts = length[np.minimum(first, len(length) - 1)] > 0
-        stretches, seconds = [], []
-        now, waiting, prompt_s = 0, 0, 0.0
+        stretches, prompt_s = [], []
+        now, waiting = 0, 0
+        unread = np.zeros(0, np.int64)
         live = np.zeros(0, np.int64)
         overlap = self._host.rounds_overlap
         while waiting < len(first) or len(live):
@@ -116,17 +124,17 @@ class StillHost:
             if not overlap:
                 begun[new] = now
                 live = np.concatenate([live, new])
-            prompt_s += self._prompt_s(new, drafts[new] & (num_rounds[new] > 0), len(live))
+            unread = np.concatenate([unread, new])
             left = num_rounds[live] - (now - begun[live])
             # The step that reads prompts is one of its own where rounds overlap.
             count = 1 if overlap and len(new) else int(left.min())
             if count:
                 rounds = (first[live] + now - begun[live])[:, None] + np.arange(count)
-                step_s = self._step_s(length[rounds])
-                step_s[0] += prompt_s
-                prompt_s = 0.0
                 stretches.append(rounds)
-                seconds.append(step_s)
+                if len(unread):
+                    reads = drafts[unread] & (num_rounds[unread] > 0)
+                    prompt_s.append((now, self._prompt_s(unread, reads, len(live))))
+                    unread = unread[:0]
                 now += count
             ended = left == count
             if overlap:
@@ -134,24 +142,34 @@ class StillHost:
                 live = np.concatenate([live, new])
                 ended = np.concatenate([ended, num_rounds[new] == 0])
             live = live[close_up(ended)]
-        return stretches, np.concatenate(seconds)
+        # Prompts of texts of one token at the end have no step of their own.
+        no_draft = np.zeros(len(unread), np.bool_)
+        prompt_s.append((now - 1, self._prompt_s(unread, no_draft, 1)))
+        return stretches, prompt_s
 
-    def _prompt_s(self, new: Longs, drafts: Bools, batch_size: int) -> float:
-        """Seconds in which texts (m,) are read by the target, and by the draft where it drafts."""
+    def _prompt_s(self, new: Longs, drafts: Bools, batch_size: int) -> Floats:
+        """Seconds (2,) in which texts (m,) are read by the target, and by drafts that draft."""
         prompt_len, costs = self._corpus.prompt_len[new], self._costs
-        seconds = float(prompt_len.sum()) * costs.prompt_token_s
+        drafting = 0.0
         if self._host.reads:
-            seconds += float(prompt_len @ drafts) * costs.draft_prompt_token_seconds(batch_size)
-        return seconds
+            drafting = float(prompt_len @ drafts) * costs.draft_prompt_token_seconds(batch_size)
+        return np.array([float(prompt_len.sum()) * costs.prompt_token_s, drafting])
 
-    def _step_s(self, length: Longs) -> Floats:
-        """Seconds (s,) of steps with these lengths (n, s)."""
-        if len(length) == 0:
-            still = np.zeros(length.shape[1], np.int64)
-            return self._costs.step_seconds(1, still + 1.0, still)
-        width = length.max(axis=0)
-        verify_len = width if self._host.padded else length.mean(axis=0)
-        return self._costs.step_seconds(len(length), verify_len + 1.0, width)
+    def _parts(self, rows: Longs, length: Longs) -> Floats:
+        """Seconds (s, 3) of steps with so many rounds (s,) of these lengths (r,)."""
+        starts = (rows.cumsum() - rows)[rows > 0]
+        width, verify_len = np.zeros(len(rows), np.int64), np.ones(len(rows))
+        width[rows > 0] = np.maximum.reduceat(length, starts)
+        verify_len[rows > 0] += (
+            width[rows > 0]
+            if self._host.padded
+            else np.add.reduceat(length, starts) / rows[rows > 0]
+        )
+        parts = np.empty((len(rows), 3))
+        for size in np.unique(rows).tolist():
+            mine = rows == size
+            parts[mine] = self._costs.step_parts(max(size, 1), verify_len[mine], width[mine])
+        return parts
 
 
 def _view(count: int, max_draft_len: int, host: HostInfo) -> View:

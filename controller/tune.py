@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 
 import numpy as np
@@ -36,12 +36,15 @@ class Result:
     Attributes:
         rate: tokens per second.
         token_latency_s: the 99th percentile over tokens.
+        joules_per_token: where the power is known.
     """
 
     rate: float
     token_latency_s: float
+    joules_per_token: float | None = None
 
 
+_PARTS = fields(Result)
 Evaluate = Callable[[Sequence[tuple[str, int]]], list[Result]]
 
 
@@ -53,14 +56,14 @@ class TuneSettings:
         num_trials: policies tried, stopped ones included.
         num_slices: of the trace, that trials are judged by.
         risk: standard deviations over slices that are taken off the mean rate.
-        token_latency_s: limit on the 99th percentile; None for none.
+        limits: on fields of `Result`, by name: not more than that, as a mean over slices.
         seed: of all choices.
     """
 
     num_trials: int = 60
     num_slices: int = 8
     risk: float = 0.0
-    token_latency_s: float | None = None
+    limits: Mapping[str, float] = field(default_factory=dict)
     seed: int = 0
 
 
@@ -85,18 +88,17 @@ class Trial:
         """Of the slices replayed."""
         return np.array([result.rate for result in self.results])
 
-    @property
-    def latency_s(self) -> float:
-        """Mean over slices of the 99th percentile."""
-        return float(np.mean([result.token_latency_s for result in self.results]))
+    def mean(self, name: str) -> float:
+        """Of a field of `Result`, over the slices replayed."""
+        return float(np.mean([getattr(result, name) for result in self.results]))
 
 
 class Tuner:
     """Tries policies one after the other; what was tried so far says which is next.
 
     The first ones are spread evenly (Sobol). Then a Gaussian process models the logarithm of the
-    objective (mean rate less `risk` standard deviations over slices), and a further one that of
-    the latency where it is limited; the point of largest (constrained) log expected improvement
+    objective (mean rate less `risk` standard deviations over slices), and further ones that of
+    whatever is limited; the point of largest (constrained) log expected improvement
     among many drawn ones is next (Ament et al. 2023). A trial is stopped between waves of slices
     where it is clearly worse than the best one was on the same slices; its objective is then
     what it would be at that ratio.
@@ -132,7 +134,7 @@ class Tuner:
                 self._points[line["trial"]] = line["point"]
             else:
                 place = (line["trial"], line["slice"])
-                self._known[place] = Result(line["rate"], line["token_latency_s"])
+                self._known[place] = Result(**{part.name: line[part.name] for part in _PARTS})
         start = qmc.Sobol(space.width, seed=settings.seed)
         self._start = start.random_base2(math.ceil(math.log2(self._num_start)))
 
@@ -143,8 +145,8 @@ class Tuner:
     @property
     def best(self) -> Trial | None:
         """The whole trial with the best objective within the limits; None without one."""
-        whole = [trial for trial in self.trials if not trial.stopped and self._allowed(trial)]
-        return max(whole, key=lambda trial: self._objective(trial.rates), default=None)
+        whole = [trial for trial in self.trials if not trial.stopped and self.allows(trial)]
+        return max(whole, key=lambda trial: self.objective(trial.rates), default=None)
 
     def run(self) -> Iterator[Trial]:
         """Try policies; yields each when it ends. It may end early where all were tried."""
@@ -186,20 +188,21 @@ class Tuner:
         error = gain.std(ddof=1) / math.sqrt(len(gain))
         return bool(gain.mean() + stdtrit(len(gain) - 1, _SURE) * error < 0.0)
 
-    def _objective(self, rates: Floats) -> float:
+    def objective(self, rates: Floats) -> float:
+        """What is maximised, of rates (s,) on slices."""
         return float(rates.mean() - self._settings.risk * rates.std())
 
     def _estimate(self, trial: Trial) -> float:
         """The objective; of a stopped trial, what it would be if it went on as it did."""
         best = self.best
         if not trial.stopped or best is None:
-            return self._objective(trial.rates)
+            return self.objective(trial.rates)
         ratio = trial.rates.mean() / best.rates[: len(trial.rates)].mean()
-        return float(ratio * self._objective(best.rates))
+        return float(ratio * self.objective(best.rates))
 
-    def _allowed(self, trial: Trial) -> bool:
-        limit = self._settings.token_latency_s
-        return limit is None or trial.latency_s <= limit
+    def allows(self, trial: Trial) -> bool:
+        """Whether a trial keeps the limits."""
+        return all(trial.mean(name) <= limit for name, limit in self._settings.limits.items())
 
     def _propose(self, number: int) -> Point | None:
         """The next point; None where all were tried."""
@@ -248,16 +251,18 @@ class Tuner:
             fit_gpytorch_mll(ExactMarginalLogLikelihood(model.likelihood, model))
             return model
 
-        limit = self._settings.token_latency_s
-        allowed = [self._allowed(trial) for trial in self.trials]
+        limits = self._settings.limits
+        allowed = [self.allows(trial) for trial in self.trials]
         best = float(values[allowed].max()) if any(allowed) else float(values.min())
         acquisition: LogExpectedImprovement | LogConstrainedExpectedImprovement
-        if limit is None:
+        if not limits:
             acquisition = LogExpectedImprovement(fit(values), best)
         else:
-            latency = np.log([trial.latency_s for trial in self.trials])
-            models = ModelListGP(fit(values), fit(latency))
-            bounds: dict[int, tuple[float | None, float | None]] = {1: (None, math.log(limit))}
+            limited = [np.log([t.mean(name) for t in self.trials]) for name in limits]
+            models = ModelListGP(fit(values), *map(fit, limited))
+            bounds: dict[int, tuple[float | None, float | None]] = {
+                number: (None, math.log(limit)) for number, limit in enumerate(limits.values(), 1)
+            }
             acquisition = LogConstrainedExpectedImprovement(models, best, 0, bounds)
         with torch.no_grad():
             found: Floats = acquisition(torch.from_numpy(places)[:, None, :]).numpy()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from flyball.controller.contract import HostInfo, Outcomes, Plan
+from flyball.controller.contract import Cost, HostInfo, Offer, Outcomes, Plan
 from flyball.controller.corpus import Corpus
 from flyball.controller.cost_table import CostTable
 from flyball.controller.governor import Governor
@@ -24,7 +24,8 @@ class VirtualHost:
     """A host whose draft and target are a corpus, and whose clock is a cost table.
 
     It does what the transformers loop does, call by call: a draft that is needed reads first what
-    it has not read; one that is not needed reads now and then, where somebody wants to know.
+    it has not read; one that is not needed reads now and then, where somebody wants to know. A
+    draft without steps makes its offers before every round.
     """
 
     def __init__(
@@ -40,7 +41,7 @@ class VirtualHost:
         self._batch_size = batch_size
         # Time is virtual, and a decision takes none of it.
         self._governor = Governor(policy, host, clock=lambda: 0.0, costs=told)
-        if self._governor.wants_confidence:
+        if self._governor.wants_confidence and corpus.steps:
             corpus.check_ahead(self._governor.max_draft_len)
         nobody = np.zeros(0, np.int64)
         self._text, self._at = nobody, nobody  # (n,) of each row: its text, its next place
@@ -49,9 +50,9 @@ class VirtualHost:
         self._slots: Ints = np.zeros(0, np.int32)
         self._num_begun = 0
         self._num_prompt = 0  # tokens of prompts read since the last step
-        self._extra_s = 0.0  # of reading since the last step
+        self._extra_s = 0.0  # of the draft's reading since the last step
         self._rounds: list[tuple[Longs, ...]] = []
-        self._step_s: list[float] = []
+        self._parts: list[tuple[float, float, float]] = []  # of the steps, seconds
         self._survival: list[NDArray[np.float32]] = []
 
     def run(self) -> Replayed:
@@ -73,6 +74,9 @@ class VirtualHost:
         self._governor.close()
         rows = np.array([len(text) for text, *_ in self._rounds])
         columns = (np.concatenate(column) for column in zip(*self._rounds, strict=True))
+        parts = np.array(self._parts)
+        # Prompts of texts of one token at the end have no step.
+        parts[-1, 0] += self._num_prompt * self._costs.prompt_token_s
         text, place, proposed, accepted, kept = columns
         return Replayed(
             text,
@@ -81,7 +85,8 @@ class VirtualHost:
             accepted,
             kept,
             step=np.arange(len(rows)).repeat(rows),
-            step_s=np.array(self._step_s),
+            step_s=parts.sum(axis=1),
+            step_j=self._costs.joules(parts),
             faults=dict(self._governor.faults),
             survival=np.concatenate(self._survival),
         )
@@ -112,9 +117,16 @@ class VirtualHost:
 
     def _read_prompts(self) -> None:
         """A step in which nobody decodes."""
-        self._step_s.append(self._costs.cost(0, 1, 1.0, 0, self._num_prompt).step_s)
+        self._end_step(self._costs.cost(0, 1, 1.0, 0))
         self._rounds.append((self._text,) * 5)
-        self._num_prompt = 0
+
+    def _end_step(self, cost: Cost) -> None:
+        """Note what a step took, with all that was read since the one before."""
+        host_s = self._costs.host_seconds(cost.batch_size)
+        assert cost.verify_s is not None and cost.draft_s is not None
+        verifying = cost.verify_s + self._num_prompt * self._costs.prompt_token_s
+        self._parts.append((verifying, cost.draft_s + self._extra_s, host_s))
+        self._num_prompt, self._extra_s = 0, 0.0
 
     def _leave(self) -> None:
         """Rows that stay close up, the last ones filling the holes."""
@@ -128,9 +140,11 @@ class VirtualHost:
         corpus, governor, host = self._corpus, self._governor, self._host
         slots, at, count = self._slots, self._at, len(self._slots)
         done = at - corpus.first[self._text]
+        offers = self._offers()
         plan = governor.plan(
             slots,
             count,
+            offers=offers,
             context_len=(corpus.prompt_len[self._text] + done).astype(np.int32),
             num_waiting=len(corpus.texts) - self._num_begun,
         )
@@ -138,23 +152,39 @@ class VirtualHost:
         length = np.minimum(plan.draft_len.astype(np.int64), np.maximum(room, 0))
         signs: list[Floats] = []
         has_read = False
-        if length.any():
+        if corpus.steps and length.any():
             has_read = host.reads and self._read(length > 0)
             length, signs = self._draft(plan.step_id, length)
-        elif host.reads and governor.wants_reading:
+        elif corpus.steps and host.reads and governor.wants_reading:
             num_unread = at - self._read_to + self._fresh * (corpus.prompt_len[self._text] - 1)
             if num_unread.max() >= governor.read_every():
                 has_read = self._read(np.ones(count, np.bool_))
                 self._extra_s += self._costs.draft_step_seconds(count)
-        self._settle(plan, length, signs, has_read)
+        self._settle(plan, length, signs, has_read, offers)
 
-    def _settle(self, plan: Plan, length: Longs, signs: list[Floats], has_read: bool) -> None:
+    def _offers(self) -> list[Offer]:
+        """What a draft without steps proposes, where it finds something for some request."""
+        if self._corpus.steps:
+            return []
+        strength = self._corpus.strength[self._at]
+        if (strength < 0).all():
+            return []
+        size = np.where(strength < 0, 0, self._governor.max_draft_len)
+        return [Offer(0, size.astype(np.int32), np.maximum(strength, 0))]
+
+    def _settle(
+        self, plan: Plan, length: Longs, signs: list[Floats], has_read: bool, offers: list[Offer]
+    ) -> None:
         """Verify drafts of these lengths (n,), tell the governor, and go on."""
         corpus, governor, host = self._corpus, self._governor, self._host
         at, count, width = self._at, len(self._slots), int(length.max())
         accepted = np.minimum(corpus.run[at], length)
         kept = np.minimum(accepted + 1, corpus.end[self._text] - at)
         accepted = np.minimum(accepted, kept)
+        for offer in offers:
+            limit = np.minimum(kept, offer.draft_len)
+            matched = np.minimum(corpus.run[at], limit)
+            governor.compare(self._slots, offer, matched, np.minimum(matched + 1, limit))
         known = np.stack(signs, axis=2) if signs else [None, None]
         outcomes = Outcomes(
             plan.step_id,
@@ -168,15 +198,17 @@ class VirtualHost:
         )
         verify_len = width + 1 if host.padded else 1.0 + float(length.mean())
         in_step = self._num_prompt if host.rounds_overlap else 0
-        cost = self._costs.cost(plan.step_id, count, verify_len, width, in_step)
+        num_steps = width if corpus.steps else 0
+        cost = self._costs.cost(plan.step_id, count, verify_len, num_steps, in_step)
         governor.observe(outcomes, None if has_read else cost)
-        apart_s = (self._num_prompt - in_step) * self._costs.prompt_token_s
-        self._step_s.append(cost.step_s + self._extra_s + apart_s)
-        self._num_prompt, self._extra_s = 0, 0.0
+        self._end_step(cost)
         self._rounds.append((self._text, at, length, accepted, kept))
         view = governor.view
         unknown = np.full((count, governor.max_draft_len), np.nan)
-        self._survival.append((unknown if view is None else view.survival).astype(np.float32))
+        believed = unknown if view is None else view.survival
+        if not corpus.steps:  # where no offer was taken, nothing was said of one
+            believed = np.where(believed[:, :1] > 0.0, believed, np.nan)
+        self._survival.append(believed.astype(np.float32))
         # The last drafted token is read once it is settled.
         read = at + np.minimum(accepted, length - 1)
         self._read_to = np.where(length > 0, read, self._read_to)

@@ -53,6 +53,7 @@ def test_the_wheel_carries_everything(tmp_path: Path) -> None:
     code = (
         "import flyball.integrations.hf, flyball.commands.main as m, flyball.demo.loader as d; "
         f"assert m.__file__.startswith({str(site)!r}), m.__file__; "
-        "assert len(d.load_demo().prompts) == 3"
+        "assert len(d.load_demo().prompts) == 3; "
+        "import flyball.controller.cost_table as c; assert len(c.published()) == 3"
     )
     run(sys.executable, "-I", "-c", f"import sys; sys.path.insert(0, {str(site)!r}); {code}")

@@ -16,9 +16,9 @@ from transformers.distributed.fsdp import is_fsdp_managed_module
 from transformers.generation.configuration_utils import GenerationMode
 from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 
+from flyball.controller.contract import PROMPT_LOOKUP
 from flyball.controller.errors import HostError
 
-PROMPT_LOOKUP = "prompt_lookup"
 _ATTENTION = ("sdpa", "eager")
 # Local attention by cache column, which masked holes shift.
 _COLUMN_ATTENTION = frozenset({"gpt_neo"})

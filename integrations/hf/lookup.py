@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Protocol
+
 import numpy as np
 from numpy.typing import NDArray
 
 from flyball.controller.governor import Offer
-from flyball.integrations.hf.text import Moves, Texts
+from flyball.integrations.hf.text import Moves
 
 Longs = NDArray[np.int64]
 
@@ -14,6 +16,26 @@ NGRAMS = (1, 2, 3, 4, 6, 9)  # matched lengths, in tokens; the index is the offe
 _LONGEST = NGRAMS[-1]
 _TABLE = 4096  # places of a row's table for each length of n-gram
 _SHIFT = np.uint64(64 - 12)
+
+
+class SettledTexts(Protocol):
+    """Texts to look into, one row each."""
+
+    @property
+    def host(self) -> Longs:
+        """(max_rows, capacity) tokens, settled ones."""
+
+    @property
+    def num_rows(self) -> int:
+        """Rows in use, the first ones."""
+
+    @property
+    def num_tokens(self) -> Longs:
+        """(rows,) columns that are settled, padding included."""
+
+    @property
+    def num_padding(self) -> Longs:
+        """(rows,) columns of left padding."""
 
 
 def _powers() -> NDArray[np.uint64]:
@@ -40,7 +62,9 @@ class PromptLookup:
         max_draft_len: tokens to propose.
     """
 
-    def __init__(self, number: int, num_rows: int, texts: Texts, max_draft_len: int) -> None:
+    def __init__(
+        self, number: int, num_rows: int, texts: SettledTexts, max_draft_len: int
+    ) -> None:
         self.number = number
         self._texts = texts
         self._ahead = np.arange(max_draft_len)

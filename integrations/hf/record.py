@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +18,10 @@ from transformers import (
 )
 
 from flyball.controller.errors import HostError
-from flyball.controller.match_trace import write_matches
+from flyball.controller.match_text import MatchText
+from flyball.controller.match_trace import VERSION, write_matches
 from flyball.integrations.hf.exact import FinishedText, RecordSettings, record_matches
+from flyball.integrations.hf.exact_lookup import record_lookups
 from flyball.integrations.hf.govern import GovernedGenerate
 
 _CHUNK = 32  # prompts of a segment
@@ -116,10 +118,10 @@ class Recorded:
 def record_exactly(
     gov: GovernedGenerate, prompts: Sequence[Prompt], recipe: Recipe, folder: Path
 ) -> Iterator[Recorded]:
-    """Write what every draft would have done on the texts, segment by segment.
+    """Write what every draft, and prompt lookup, would have done on the texts.
 
-    A segment that is there already, from the same prompts and recipe, is not made again: after a
-    crash the same call goes on where it was.
+    Segment by segment. One that is there already, from the same prompts and recipe, is not made
+    again: after a crash the same call goes on where it was.
 
     Args:
         gov: the governed target; it generates the texts.
@@ -135,7 +137,7 @@ def record_exactly(
     """
     done = Recorded()
     models = [gov.model, *recipe.drafts.values()]
-    key = [recipe.said, *map(_fingerprint, models)]
+    key = [VERSION, recipe.said, *map(_fingerprint, models)]
     chunks = [prompts[start : start + _CHUNK] for start in range(0, len(prompts), _CHUNK)]
     paths = [folder / _file_name(number, chunk, key) for number, chunk in enumerate(chunks)]
     others = {path.name for path in folder.glob("*.parquet")} - {path.name for path in paths}
@@ -188,15 +190,16 @@ def _generate(
     ]
 
 
-def _read(target: PreTrainedModel, texts: Sequence[FinishedText], recipe: Recipe) -> list[Any]:
-    found = []
+def _read(
+    target: PreTrainedModel, texts: Sequence[FinishedText], recipe: Recipe
+) -> list[MatchText]:
+    how = RecordSettings(
+        target=recipe.target,
+        num_ahead=recipe.num_ahead,
+        sampled=recipe.sampling is not None,
+        processors=recipe.processors(),
+    )
+    found: list[MatchText] = []
     for name, draft in recipe.drafts.items():
-        how = RecordSettings(
-            target=recipe.target,
-            draft=name,
-            num_ahead=recipe.num_ahead,
-            sampled=recipe.sampling is not None,
-            processors=recipe.processors(),
-        )
-        found += record_matches(target, draft, texts, how)
-    return found
+        found += record_matches(target, draft, texts, replace(how, draft=name))
+    return found + record_lookups(texts, how)

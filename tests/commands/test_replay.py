@@ -17,7 +17,8 @@ import pytest
 from replay_texts import COSTS as MADE_UP
 
 from flyball.commands.main import main
-from flyball.controller.cost_table import dump_costs
+from flyball.controller.corpus import of_draft
+from flyball.controller.cost_table import Power, dump_costs
 from flyball.controller.match_trace import read_matches
 from flyball.controller.policy_file import load_policy
 from flyball.controller.trace_format import read_trace
@@ -108,7 +109,8 @@ def refused(done: Any, *words: str) -> None:
 
 def test_every_prompt_is_recorded_once(folder: Path, flyball: Callable[..., Any]) -> None:
     texts = read_matches(folder / "trace")
-    assert len(texts) == NUM_PROMPTS
+    assert len(of_draft(texts, "demo draft")) == len(of_draft(texts, None)) == NUM_PROMPTS
+    assert len(of_draft(texts, "prompt_lookup")) == NUM_PROMPTS
     assert {text.domain for text in texts} == {"code", "prose", "table"}
     again = json.loads(flyball(*record_arguments(folder, folder / "trace")).out)
     assert again == {"prompts": NUM_PROMPTS, "found": NUM_PROMPTS, "tokens": 0}
@@ -155,6 +157,27 @@ def test_policies_are_compared_on_the_same_texts(
     assert rows[0]["drafted"] < rows[1]["drafted"]
     assert rows[2]["tokens_per_s"] > rows[0]["tokens_per_s"]
     assert "short" in flyball(*arguments).out
+    offered = flyball(*arguments, "--draft", "prompt_lookup", "--json").out
+    assert {row["tokens"] for row in json.loads(offered)["rows"]} == {rows[0]["tokens"]}
+    vllm = [*arguments, "--draft", "prompt_lookup", "--host", "vllm"]
+    refused(flyball(*vllm), "prompt lookup", "--host transformers")
+
+
+def test_another_machine_answers_with_its_published_costs(
+    folder: Path, flyball: Callable[..., Any]
+) -> None:
+    costs = ["--costs", "a100-llama-2-70b-int4"]
+    how = ["replay", folder / "trace", "--policy", folder / "short.yaml", *costs]
+    (row,) = json.loads(flyball(*how, "--json").out)["rows"]
+    assert row["tokens_per_s"] > 25.25 and row["tokens_per_joule"] is None
+    refused(flyball(*how, "--concurrency", 2), "measured at 1")
+    known = ["advise", "--trace", folder / "trace"]
+    advice = json.loads(flyball(*known, *costs, "--json").out)
+    assert advice["drafts"].keys() == {"demo draft", "prompt_lookup"}
+    (one,) = {drafts[0]["tokens_per_s"] for drafts in advice["drafts"].values()}
+    assert one == pytest.approx(25.25, rel=1e-3)  # without a draft, what was published
+    refused(flyball(*known, *costs, "--check"), "this machine's costs", "A100")
+    refused(flyball(*known, "--costs", "4xh200-llama-3-70b"), "measured from 8 on")
 
 
 def test_a_tuned_policy_is_written_and_the_same_whoever_replays(
@@ -172,6 +195,25 @@ def test_a_tuned_policy_is_written_and_the_same_whoever_replays(
     assert winner.length.draft_len == one["winner"]["point"]["length.draft_len"]
     held_out = one["winner"]["held_out"]
     assert len(held_out) == 4 and min(held_out) > 0
+    assert "Trials" in (tmp_path / "one" / "report.html").read_text(encoding="utf-8")
+
+
+def test_limits_on_joules_are_kept_where_the_power_is_known(
+    folder: Path, tmp_path: Path, flyball: Callable[..., Any]
+) -> None:
+    arguments = [
+        "tune", folder / "trace", "--space", folder / "space.yaml", "--trials", 4,
+        "--joules-per-token", 1e-3, "--out", tmp_path / "out",
+    ]  # fmt: skip
+    refused(flyball(*arguments, "--costs", folder / "costs.json"), "power", "--joules-per-token")
+    power = Power(verify_w=300.0, draft_w=200.0, host_w=100.0)
+    (tmp_path / "costs.json").write_text(dump_costs(COSTS.model_copy(update={"power": power})))
+    how = ["replay", folder / "trace", "--policy", folder / "short.yaml"]
+    assert "tokens/joule" in flyball(*how, "--costs", tmp_path / "costs.json").out
+    done = flyball(*arguments, "--costs", tmp_path / "costs.json", "--json")
+    result = json.loads(done.out)
+    assert result["winner"] is None  # a token takes some joules
+    assert all(trial["joules_per_token"] > 1.0 for trial in result["trials"])
 
 
 def test_a_killed_tuning_loses_one_trial_at_most(
@@ -199,9 +241,10 @@ def test_advice_names_what_pays_and_measures_what_it_names(
     result = json.loads(
         flyball("advise", *known, "--check", "--parameters", 400_000, "--json").out
     )
-    predictions = result["drafts"]["demo draft"]
-    best = max(predictions, key=lambda row: row["tokens_per_s"])
-    assert result["best"] == {"draft": "demo draft", **best}
+    assert result["drafts"].keys() == {"demo draft", "prompt_lookup"}
+    rows = [{"draft": name, **row} for name, own in result["drafts"].items() for row in own]
+    best = max(rows, key=lambda row: row["tokens_per_s"])
+    assert result["best"] == best
     assert {row["draft_len"] for row in result["check"]} == {0, best["draft_len"]}
     assert all(row["measured_tokens_per_s"] > 0 for row in result["check"])
     depths = [row["depth"] for row in result["shapes"]]
@@ -231,7 +274,7 @@ def test_bad_input_is_one_line_with_the_remedy(
     table = pq.read_table(sorted(other.iterdir())[0])
     metadata = {**table.schema.metadata, b"flyball_match_trace_version": b"0"}
     pq.write_table(table.replace_schema_metadata(metadata), sorted(other.iterdir())[0])
-    refused(flyball("replay", other, *how), "version 1, but got 0")
+    refused(flyball("replay", other, *how), "version 2, but got 0")
     shutil.rmtree(other)
     shutil.copytree(folder / "trace", other)
     pq.write_table(table.drop_columns(["match"]), sorted(other.iterdir())[0])

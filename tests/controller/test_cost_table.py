@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from flyball.controller.contract import Cost
-from flyball.controller.cost_table import CostTable, dump_costs, load_costs
+from flyball.controller.cost_table import CostTable, dump_costs, load_costs, published
 from flyball.controller.errors import CostTableError
 
 CONTENT = {
@@ -46,8 +46,22 @@ def test_a_step_costs_the_sum_of_its_parts() -> None:
     np.testing.assert_allclose(steps, [6.125, 2.125])
 
 
-def test_it_is_read_back_as_it_was_written(tmp_path: Path) -> None:
-    table = CostTable.model_validate(CONTENT)
+POWER = {"verify_w": 300.0, "draft_w": 200.0, "host_w": 100.0}
+
+
+def test_power_makes_joules_of_seconds() -> None:
+    table = CostTable.model_validate({**CONTENT, "power": POWER})
+    parts = table.step_parts(4, np.array([3.0, 1.0]), np.array([2, 0]))
+    np.testing.assert_allclose(parts, [[5.0, 1.0, 0.125], [2.0, 0.0, 0.125]])
+    joules = table.joules(parts)
+    assert joules is not None
+    np.testing.assert_allclose(joules, [1712.5, 612.5])
+    assert CostTable.model_validate(CONTENT).joules(parts) is None
+
+
+@pytest.mark.parametrize("more", [{}, {"power": POWER}])
+def test_it_is_read_back_as_it_was_written(tmp_path: Path, more: dict[str, object]) -> None:
+    table = CostTable.model_validate({**CONTENT, **more})
     path = tmp_path / "costs.json"
     path.write_text(dump_costs(table))
     assert load_costs(path) == table
@@ -64,6 +78,8 @@ def test_it_is_read_back_as_it_was_written(tmp_path: Path) -> None:
         ({"verify_s": [[1.0, 0.0], [2.0, 5.0]]}, "greater than 0"),
         ({"machina": "x"}, "machina"),
         ({"host_s": None}, "host_s"),
+        ({"power": {"verify_w": 300.0}}, "power.draft_w"),
+        ({"power": {**POWER, "host_w": 0.0}}, "power.host_w"),
     ],
 )
 def test_what_is_no_table_is_refused(
@@ -82,6 +98,15 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
         load_costs(tmp_path / "none.json")
 
 
+@pytest.mark.parametrize("name", published())
+def test_published_tables_can_be_had_by_name(name: str) -> None:
+    table = load_costs(name)
+    assert "not measured" in table.source and table.power is None
+    table.check_covers(table.batch_sizes[0], 33)
+    with pytest.raises(CostTableError, match=f"published one:.*{name}"):
+        load_costs(name + "-none")
+
+
 def test_what_falls_goes_on_level() -> None:
     content = {**CONTENT, "verify_s": [[3.0, 2.0], [2.0, 1.0]], "host_s": [0.5, 0.25]}
     table = CostTable.model_validate(content)
@@ -95,6 +120,9 @@ def test_steps_far_beyond_what_was_measured_are_refused() -> None:
     table.check_covers(8, 6)
     with pytest.raises(CostTableError, match="9 requests at a time.*1, 4"):
         table.check_covers(9, 1)
+    larger = CostTable.model_validate({**CONTENT, "batch_sizes": [3, 4]})
+    with pytest.raises(CostTableError, match="2 requests at a time.*from 3 on"):
+        larger.check_covers(2, 1)
     with pytest.raises(CostTableError, match="7 verified tokens"):
         table.check_covers(1, 7)
     one = {**CONTENT, "batch_sizes": [4], "verify_s": [[1.0, 2.0]], "draft_step_s": [0.25]}

@@ -188,6 +188,11 @@ def test_what_a_trace_cannot_say_is_refused() -> None:
         Estimator(log(texts, rng, [0]), rng)
     with pytest.raises(TraceError, match="never drafted"):
         Estimator(log(texts, rng, [0, 4], [0.9, 0.1]), rng)
+    offers = log(texts, rng, [4])
+    column = pa.array(["prompt_lookup"] * len(offers))
+    offers = offers.set_column(offers.schema.get_field_index("draft"), "draft", column)
+    with pytest.raises(TraceError, match="prompt lookup"):
+        Estimator(offers, rng)
     with pytest.raises(TraceError, match="has none"):
         Estimator(log(texts, rng, [4]).slice(0, 0), rng)
     estimator = Estimator(log(texts, rng, [4]), rng)

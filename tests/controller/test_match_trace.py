@@ -78,6 +78,10 @@ def test_what_is_written_is_what_is_read(tmp_path: Path) -> None:
         for size in (1, 5, 40)
     ]
     written.append(make_text([0.25, 1.0], sampled=True, num_ahead=1))
+    nothing = np.zeros((0, 3), np.float32)
+    offers = {"strength": np.array([-1, 5, 0], np.int32), "matched": np.array([0, 4, 0], np.int32)}
+    tails = {"tail_confidence": nothing, "tail_entropy": nothing}
+    written.append(make_text([0.0, 1.0, 0.0], **offers, **tails))
     write_matches(written[:2], tmp_path / "new" / "0.parquet")
     write_matches(written[2:], tmp_path / "new" / "1.parquet")
     found = read_matches(tmp_path / "new")
@@ -111,7 +115,7 @@ def test_what_is_no_match_trace_is_refused_in_one_line(tmp_path: Path) -> None:
     refused(tmp_path / "empty", "found none; record matches into it first")
     refused(with_table("rounds", ROUNDS.empty_table()), "expected a match trace segment")
     newer = table.replace_schema_metadata({KIND.version_key: b"9"})
-    refused(with_table("newer", newer), "expected match trace version 1, but got 9; read it with")
+    refused(with_table("newer", newer), "expected match trace version 2, but got 9; read it with")
     fewer = table.drop_columns("entropy").replace_schema_metadata(SCHEMA.metadata)
     refused(with_table("fewer", fewer), "but these differ: entropy|entropy")
     (tmp_path / "cut").mkdir()
@@ -119,6 +123,7 @@ def test_what_is_no_match_trace_is_refused_in_one_line(tmp_path: Path) -> None:
     refused(tmp_path / "cut", "0.parquet: cannot read the segment: .*; move the file out")
     refused(altered("entropy", [0.1]), "row 0: expected 3 values of entropy, one a token, but got")
     refused(altered("tail_entropy", [0.1]), "expected 6 values of tail_entropy, 3 a branch")
+    refused(altered("strength", [0]), "expected 3 values of strength, one a token, or none")
     refused(altered("domain", None), "expected a value for domain")
     refused(altered("tokens", []), "expected tokens and num_ahead of at least 1")
 

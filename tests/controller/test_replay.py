@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
 from replay_texts import COSTS, NUM_AHEAD, make_corpus, make_text, policy
 
 from flyball.controller.corpus import Corpus, of_draft
+from flyball.controller.cost_table import Power
 from flyball.controller.errors import CostTableError, TraceError
 from flyball.controller.policy_file import load_policy
 from flyball.controller.replay import HOSTS, Replayed, replay
@@ -115,6 +117,26 @@ def test_sums_are_those_of_the_rounds() -> None:
     assert summary["drafted"] == summary["accepted"] + summary["wasted"]
     for name in ("tokens", "rounds", "drafted", "accepted", "texts"):
         assert summary[name] == sum(part[name] for part in summary["domains"].values())
+
+
+@pytest.mark.parametrize("host", HOSTS)
+@pytest.mark.parametrize("file", [{"policy": "static", "draft_len": 3}, {"policy": "goodput"}])
+def test_joules_are_the_parts_at_their_power(file: dict[str, Any], host: str) -> None:
+    corpus, how = make_corpus(5), {"host": HOSTS[host], "batch_size": 4}
+    even, hot = (
+        replay(corpus, policy(**file), COSTS.model_copy(update={"power": power}), **how)
+        for power in (
+            Power(verify_w=1.0, draft_w=1.0, host_w=1.0),
+            Power(verify_w=1.0, draft_w=5.0, host_w=1.0),
+        )
+    )
+    assert even.step_j is not None and hot.step_j is not None
+    np.testing.assert_allclose(even.step_j, even.step_s, rtol=1e-12)
+    assert (hot.step_j > even.step_j).any() and (hot.step_j >= even.step_j).all()
+    summary = summarise(corpus, hot)
+    assert summary["tokens_per_joule"] == pytest.approx(summary["tokens"] / hot.step_j.sum())
+    unknown = summarise(corpus, replay(corpus, policy(**file), COSTS, **how))
+    assert unknown["tokens_per_joule"] is None
 
 
 def test_what_cannot_be_replayed_is_refused() -> None:

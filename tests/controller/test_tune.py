@@ -45,10 +45,12 @@ class Landscape:
         self.calls.append((length.model_dump(), number))
         if length.policy == "static":
             rate, latency_s = 90.0 - (length.draft_len - 5) ** 2, 0.01 * (1 + length.draft_len)
+            joules = 1.0
         else:
             rate = 100.0 - 100.0 * (length.min_confidence - 0.37) ** 2
             latency_s = 0.1 * (1.0 - length.min_confidence)
-        return Result(rate * (1.0 + 0.1 * number), latency_s)
+            joules = 1.0 + 8.0 * (length.min_confidence - 0.6) ** 2
+        return Result(rate * (1.0 + 0.1 * number), latency_s, joules)
 
 
 def tune(space: Space, path: Path, how: TuneSettings, evaluate: Any = None) -> Tuner:
@@ -68,10 +70,18 @@ def test_the_peak_is_found(space: Space, tmp_path: Path) -> None:
 
 
 def test_a_limit_on_latency_is_kept(space: Space, tmp_path: Path) -> None:
-    how = TuneSettings(40, NUM_SLICES, token_latency_s=0.05)  # a confidence of 0.5 or more
-    tuner = tune(space, tmp_path / "t.jsonl", how)
-    assert tuner.best is not None and tuner.best.latency_s <= 0.05
+    limits = {"token_latency_s": 0.05}  # a confidence of 0.5 or more
+    tuner = tune(space, tmp_path / "t.jsonl", TuneSettings(40, NUM_SLICES, limits=limits))
+    assert tuner.best is not None and tuner.best.mean("token_latency_s") <= 0.05
     assert tuner.best.point["length.min_confidence"] == pytest.approx(0.5, abs=0.03)
+
+
+def test_several_limits_are_kept_together(space: Space, tmp_path: Path) -> None:
+    limits = {"token_latency_s": 0.06, "joules_per_token": 1.0 + 8.0 * 0.05**2}
+    tuner = tune(space, tmp_path / "t.jsonl", TuneSettings(50, NUM_SLICES, limits=limits))
+    assert tuner.best is not None
+    assert all(tuner.best.mean(name) <= limit for name, limit in limits.items())
+    assert tuner.best.point["length.min_confidence"] == pytest.approx(0.55, abs=0.02)
 
 
 def test_poor_trials_are_stopped_early(space: Space, tmp_path: Path) -> None:

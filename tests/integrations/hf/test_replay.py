@@ -11,12 +11,14 @@ import numpy as np
 import pytest
 from replay_texts import COSTS
 
+from flyball.controller.contract import PROMPT_LOOKUP
 from flyball.controller.corpus import Corpus
 from flyball.controller.policy_file import load_policy
 from flyball.controller.replay import Replayed, replay
 from flyball.demo.loader import DemoModels, load_demo
 from flyball.integrations.hf import govern
 from flyball.integrations.hf.exact import FinishedText, RecordSettings, record_matches
+from flyball.integrations.hf.exact_lookup import record_lookups
 from flyball.integrations.hf.stats import RoundStats
 
 NUM_TOKENS = 48
@@ -43,28 +45,30 @@ def prompts(demo: DemoModels) -> list[list[int]]:
 
 
 @pytest.fixture(scope="module")
-def corpus(demo: DemoModels, prompts: list[list[int]]) -> Corpus:
+def corpora(demo: DemoModels, prompts: list[list[int]]) -> dict[str, Corpus]:
     with govern(demo.target) as gov:
         texts = gov.generate_many(prompts, max_new_tokens=NUM_TOKENS, do_sample=False)
     finished = [
         FinishedText(text.numpy(), len(prompt), limit=NUM_TOKENS)
         for text, prompt in zip(texts, prompts, strict=True)
     ]
-    found = record_matches(demo.target, demo.draft, finished, RecordSettings())
-    return Corpus(found, np.random.default_rng(0))
+    found = {
+        "model": record_matches(demo.target, demo.draft, finished, RecordSettings()),
+        PROMPT_LOOKUP: record_lookups(finished, RecordSettings()),
+    }
+    return {name: Corpus(own, np.random.default_rng(0)) for name, own in found.items()}
 
 
 def check(
     demo: DemoModels,
+    draft: Any,
     prompts: list[list[int]],
     policy: dict[str, Any],
     batch_size: int,
     replayed: Replayed,
 ) -> None:
     rounds: list[RoundStats] = []
-    with govern(
-        demo.target, [demo.draft], policy=policy, costs=COSTS, on_round=rounds.append
-    ) as gov:
+    with govern(demo.target, [draft], policy=policy, costs=COSTS, on_round=rounds.append) as gov:
         gov.generate_many(
             prompts, batch_size=batch_size, max_new_tokens=NUM_TOKENS, do_sample=False
         )
@@ -79,11 +83,30 @@ def check(
 @pytest.mark.parametrize("batch_size", [1, 4])
 @pytest.mark.parametrize("name", [*LENGTHS, "shadows"])
 def test_rounds_are_those_of_the_real_host(
-    demo: DemoModels, prompts: list[list[int]], corpus: Corpus, name: str, batch_size: int
+    demo: DemoModels,
+    prompts: list[list[int]],
+    corpora: dict[str, Corpus],
+    name: str,
+    batch_size: int,
 ) -> None:
     length = LENGTHS.get(name, {"policy": "goodput"})
     policy = {"version": 1, "length": {**length, "max_draft_len": 16}}
     if name != "shadows":
         policy["governor"] = {"follow": "length"}
-    replayed = replay(corpus, load_policy(policy), COSTS, batch_size=batch_size)
-    check(demo, prompts, policy, batch_size, replayed)
+    replayed = replay(corpora["model"], load_policy(policy), COSTS, batch_size=batch_size)
+    check(demo, demo.draft, prompts, policy, batch_size, replayed)
+
+
+@pytest.mark.parametrize("batch_size", [1, 4])
+@pytest.mark.parametrize("name", ["static 4", "static 16", "goodput", "threshold"])
+def test_rounds_of_prompt_lookup_are_those_of_the_real_host(
+    demo: DemoModels,
+    prompts: list[list[int]],
+    corpora: dict[str, Corpus],
+    name: str,
+    batch_size: int,
+) -> None:
+    policy = {"version": 1, "length": {**LENGTHS[name], "max_draft_len": 16}}
+    replayed = replay(corpora[PROMPT_LOOKUP], load_policy(policy), COSTS, batch_size=batch_size)
+    assert replayed.accepted.sum() > 0
+    check(demo, PROMPT_LOOKUP, prompts, policy, batch_size, replayed)
