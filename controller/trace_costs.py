@@ -9,7 +9,7 @@ from scipy.optimize import least_squares
 
 from flyball.controller.cost_table import CostTable
 from flyball.controller.errors import TraceError
-from flyball.controller.trace_format import codes
+from flyball.controller.trace_format import codes, first_of_steps
 from flyball.estimators.cost import size_bucket
 
 Floats = NDArray[np.float64]
@@ -23,15 +23,18 @@ def costs_of_trace(table: pa.Table) -> CostTable:
     """Fit verification, draft steps and prompts to the steps of a trace.
 
     For every batch size, rounded to a power of two, a line in verified tokens, draft steps and
-    tokens of prompts, by least absolute residuals in the large: an interrupted step moves it
-    little. Where the host measured draft and verification apart, each is fitted to its own.
+    tokens of prompts, by least absolute residuals in the large: an interrupted step moves its
+    shape little. Where the host measured draft and verification apart, each is fitted to its own.
+    Interrupted steps count for the level, which is that of their sum: they take their time of
+    whatever is predicted, too.
 
     Raises:
         TraceError: too few steps were measured, or too few different ones to tell what each part
             costs.
     """
-    step = np.stack([codes(table["run"]), table["step"].to_numpy()])
-    _, first = np.unique(step, axis=1, return_index=True)
+    first = first_of_steps(
+        codes(table["run"]), table["step"].to_numpy(), table["step_s"].to_numpy()
+    )
     column = {name: table[name].to_numpy()[first].astype(np.float64) for name in _PARTS}
     for name in ("draft_s", "verify_s"):
         column[name] = table[name].to_numpy(zero_copy_only=False)[first].astype(np.float64)
@@ -44,7 +47,7 @@ def costs_of_trace(table: pa.Table) -> CostTable:
         found = _fit(mine) if len(mine["step_s"]) >= _LEAST_STEPS else None
         if found is not None:
             sizes.append(2**size)
-            rows.append(found)
+            rows.append(_at_level(found, mine))
     if not sizes:
         raise TraceError(
             f"expected steps of different draft lengths, {_LEAST_STEPS} or more at a batch size, "
@@ -98,6 +101,20 @@ def _fit(column: dict[str, Floats]) -> list[float] | None:
     for place, value in zip(parts, line, strict=True):
         found[place] = value
     return found
+
+
+def _at_level(found: list[float], column: dict[str, Floats]) -> list[float]:
+    """The same shape, with as many seconds in all as the steps took."""
+    first, further, step_s, prompt_s, rest = found
+    expected = (
+        first
+        + further * (column["verify_len"] - 1.0)
+        + step_s * column["num_draft_steps"]
+        + prompt_s * column["num_prefill"]
+        + rest
+    )
+    level = float(column["step_s"].sum() / expected.sum())
+    return [level * part for part in found]
 
 
 def _line(columns: list[Floats], seconds: Floats) -> list[float] | None:

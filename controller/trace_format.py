@@ -211,6 +211,28 @@ def read_trace(directory: str | Path, columns: list[str] | None = None) -> pa.Ta
     return pa.concat_tables(table for _, table in found).unify_dictionaries()
 
 
+def first_of_steps(
+    run: NDArray[np.int64], step: NDArray[np.int64], step_s: NDArray[np.float64]
+) -> NDArray[np.intp]:
+    """The first row of every engine step.
+
+    Steps under one plan have its number; the seconds that each took tell them apart.
+
+    Args:
+        run: (n,) as a number.
+        step: (n,) of the plan.
+        step_s: (n,) seconds, NaN where they were not measured.
+    """
+    keys = (np.nan_to_num(step_s, nan=-1.0), step, run)
+    order = np.lexsort(keys)
+    new = np.zeros(len(order), np.bool_)
+    new[:1] = True
+    for key in keys:
+        new[1:] |= np.diff(key[order]) != 0
+    first: NDArray[np.intp] = order[new]
+    return first
+
+
 def codes(names: pa.ChunkedArray) -> NDArray[np.int64]:
     """A number for each row's name (n,); the names must not be null."""
     parts = [np.asarray(chunk.indices, np.int64) for chunk in names.chunks]

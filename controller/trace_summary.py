@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from flyball.controller.trace_format import SCHEMA, codes, read_trace, segments
+from flyball.controller.trace_format import SCHEMA, codes, first_of_steps, read_trace, segments
 
 _COLUMNS = [name for name in SCHEMA.names if name not in ("confidence", "propensity")]
 
@@ -32,7 +32,7 @@ def summarise(directory: str | Path) -> dict[str, Any]:
         if name in _COLUMNS and not pa.types.is_dictionary(SCHEMA.field(name).type)
     }
     run = codes(table["run"])
-    steps = _first_rows(run, column["step"])
+    steps = first_of_steps(run, column["step"], column["step_s"])
     accepted, observed = column["accepted"], column["observed"]
     step_s = column["step_s"][steps]
     size = column["batch_size"][steps]
@@ -42,7 +42,7 @@ def summarise(directory: str | Path) -> dict[str, Any]:
         "segments": len(files),
         "bytes": sum(path.stat().st_size for path in files),
         "rows": len(table),
-        "requests": len(_first_rows(run, column["request"])),
+        "requests": len(np.unique(np.stack([run, column["request"]]), axis=1).T),
         "steps": len(steps),
         "start_s": _or_none(np.nanmin, column["time_s"]),
         "end_s": _or_none(np.nanmax, column["time_s"]),
@@ -65,15 +65,6 @@ def summarise(directory: str | Path) -> dict[str, Any]:
 
 def _used(names: pa.ChunkedArray) -> list[str]:
     return sorted(name for name in names.unique().to_pylist() if name is not None)
-
-
-def _first_rows(run: NDArray[np.int64], number: NDArray[np.int64]) -> NDArray[np.intp]:
-    """The first row of every step or request of every run."""
-    order = np.lexsort((number, run))
-    new = np.ones(len(order), np.bool_)
-    new[1:] = (np.diff(run[order]) != 0) | (np.diff(number[order]) != 0)
-    first: NDArray[np.intp] = order[new]
-    return first
 
 
 def _rows_beyond(count: NDArray[np.int32]) -> NDArray[np.int64]:

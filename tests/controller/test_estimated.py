@@ -209,10 +209,23 @@ def test_what_a_trace_cannot_say_is_refused() -> None:
 
 def test_a_trace_says_what_its_steps_cost() -> None:
     rng = np.random.default_rng(5)
-    table = costs_of_trace(log(make_texts(rng), rng, [0, 3, 9], [0.3, 0.4, 0.3]))
+    table = log(make_texts(rng), rng, [0, 3, 9], [0.3, 0.4, 0.3])
+    costs = costs_of_trace(table)
     for length in (0, 3, 9):
-        found = table.cost(0, 1, length + 1, length).step_s
+        found = costs.cost(0, 1, length + 1, length).step_s
         assert found == pytest.approx(COSTS.cost(0, 1, length + 1, length).step_s, rel=0.03)
+    # An engine that keeps a plan for several steps: each step has seconds of its own.
+    number = table.schema.get_field_index("step")
+    kept = table.set_column(number, "step", pa.array(table["step"].to_numpy() // 8))
+    assert costs_of_trace(kept) == costs
+    # One step in ten takes twice as long, whatever it does.
+    number, step_s = table.schema.get_field_index("step_s"), table["step_s"].to_numpy()
+    slow = np.where(rng.random(len(table)) < 0.1, 2.0, 1.0)
+    slowed = costs_of_trace(table.set_column(number, "step_s", pa.array(step_s * slow)))
+    level = float((step_s * slow).sum() / step_s.sum())
+    for length in (0, 3, 9):
+        one, other = (t.cost(0, 1, length + 1, length).step_s for t in (slowed, COSTS))
+        assert one / other == pytest.approx(level, rel=0.04)
     table = log(make_texts(rng, 30, 100), rng, [5])
     for unclear in (table, table.slice(0, 3)):
         with pytest.raises(TraceError, match="different draft lengths.*--costs"):
