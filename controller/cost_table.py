@@ -41,7 +41,8 @@ class CostTable(BaseModel):
 
     A step over n requests with w verified tokens each, k draft steps and p tokens of prompts takes
 
-        verify_s(n, w) + k * draft_step_s(n) + host_s(n) + p * prompt_token_s .
+        verify_s(n, w) + [k > 0] draft_start_s(n) + k draft_step_s(n) + host_s(n)
+        + p prompt_token_s .
 
     Beyond the last batch size, or number of tokens, the last line goes on, level where it falls.
     """
@@ -59,6 +60,10 @@ class CostTable(BaseModel):
     )
     verify_s: list[list[_Positive]] = Field(description="b rows of w: forwards of the target.")
     draft_step_s: list[_NotNegative] = Field(description="b: a forward of the draft.")
+    draft_start_s: list[_NotNegative] = Field(
+        default_factory=list,
+        description="b: what drafting at all costs beside its forwards; nothing if left out.",
+    )
     host_s: list[_NotNegative] = Field(description="b: everything else in a step.")
     prompt_token_s: _NotNegative = Field(description="Reading a token of a prompt.")
     power: Power | None = Field(None, description="What it draws; leave out where unknown.")
@@ -70,7 +75,10 @@ class CostTable(BaseModel):
             if any(b <= a for a, b in zip(values, values[1:], strict=False)):
                 raise ValueError(f"expected ascending {name}, but got {values}")
         num_sizes, num_lens = len(self.batch_sizes), len(self.verify_lens)
-        for name in ("verify_s", "draft_step_s", "host_s"):
+        lists = ["verify_s", "draft_step_s", "host_s"] + ["draft_start_s"] * bool(
+            self.draft_start_s
+        )
+        for name in lists:
             if len(getattr(self, name)) != num_sizes:
                 raise ValueError(
                     f"expected {num_sizes} values of {name}, one a batch size, but got "
@@ -82,16 +90,16 @@ class CostTable(BaseModel):
 
     @cached_property
     def _by_size(self) -> Floats:
-        """(b, w + 2): verification, draft step, host."""
-        parts = (np.array(self.verify_s), np.array(self.draft_step_s), np.array(self.host_s))
-        return np.column_stack(parts)
+        """(b, w + 3): verification, draft step, its start, host."""
+        start_s = self.draft_start_s or [0.0] * len(self.batch_sizes)
+        return np.column_stack([self.verify_s, self.draft_step_s, start_s, self.host_s])
 
     @cached_property
     def _rows(self) -> dict[int, Floats]:
         return {}
 
     def _row(self, batch_size: int) -> Floats:
-        """(w + 2,) of one batch size."""
+        """(w + 3,) of one batch size."""
         if batch_size not in self._rows:
             at, share = _between(np.array(self.batch_sizes), np.array([batch_size]))
             low, high = self._by_size[at[0]], self._by_size[min(at[0] + 1, len(self._by_size) - 1)]
@@ -100,7 +108,7 @@ class CostTable(BaseModel):
 
     def verify_seconds(self, batch_size: int, verify_len: NDArray[Any] | float) -> Floats:
         """Seconds of forwards that verify so many tokens of each request, any shape."""
-        seconds = self._row(batch_size)[:-2]
+        seconds = self._row(batch_size)[:-3]
         at, share = _between(np.array(self.verify_lens), verify_len)
         low, high = seconds[at], seconds[np.minimum(at + 1, len(seconds) - 1)]
         return _on_line(low, high, share)
@@ -138,9 +146,10 @@ class CostTable(BaseModel):
 
         Of steps that read no prompts.
         """
-        draft_step_s, host_s = self._row(batch_size)[-2:]
+        draft_step_s, start_s, host_s = self._row(batch_size)[-3:]
         verifying = self.verify_seconds(batch_size, verify_len)
-        parts = np.broadcast_arrays(verifying, num_draft_steps * draft_step_s, host_s)
+        drafting = num_draft_steps * draft_step_s + (num_draft_steps > 0) * start_s
+        parts = np.broadcast_arrays(verifying, drafting, host_s)
         return np.stack(parts, axis=-1)
 
     def step_seconds(
@@ -160,7 +169,7 @@ class CostTable(BaseModel):
 
     def draft_step_seconds(self, batch_size: int) -> float:
         """Seconds of a forward of the draft."""
-        return float(self._row(batch_size)[-2])
+        return float(self._row(batch_size)[-3])
 
     def host_seconds(self, batch_size: int) -> float:
         """Seconds of a step in which neither model runs."""
@@ -190,9 +199,9 @@ class CostTable(BaseModel):
             num_prompt: tokens of prompts that the step reads.
             draft: which one drafts.
         """
-        draft_step_s, host_s = self._row(batch_size)[-2:].tolist()
+        draft_step_s, start_s, host_s = self._row(batch_size)[-3:].tolist()
         verifying = float(self.verify_seconds(batch_size, verify_len))
-        drafting = num_draft_steps * draft_step_s
+        drafting = num_draft_steps * draft_step_s + (start_s if num_draft_steps else 0.0)
         return Cost(
             step_id=step_id,
             step_s=verifying + drafting + host_s + num_prompt * self.prompt_token_s,

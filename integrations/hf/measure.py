@@ -18,7 +18,8 @@ from flyball.integrations.hf.govern import GovernedGenerate, govern
 from flyball.integrations.hf.stats import RoundStats
 
 _PASSES = 3  # over all batch sizes and lengths, so that a change of the machine hits all
-_TOKENS = 48  # of each text
+_TOKENS = 128  # of each text
+_MOST = 3.0  # times the median counts a round at most
 _SKIPPED = 2  # first rounds of a run, which read prompts
 
 
@@ -45,13 +46,15 @@ class _Seconds:
     """What was measured, by batch size and draft length, or by batch size."""
 
     verify: dict[tuple[int, int], list[float]] = field(default_factory=dict)
-    draft_step: dict[int, list[float]] = field(default_factory=dict)
+    draft: dict[tuple[int, int], list[float]] = field(default_factory=dict)
     host: dict[int, list[float]] = field(default_factory=dict)
     prompt_token: list[float] = field(default_factory=list)
 
 
 class CostMeasurement:
-    """Decodes prompts with constant lengths and takes medians of what the rounds took.
+    """Decodes prompts with constant lengths and takes means of what the rounds took.
+
+    A round counts at most as three times the median: means, because throughput is made of them.
 
     Args:
         target: to be measured.
@@ -113,13 +116,10 @@ class CostMeasurement:
         found.host.setdefault(batch_size, []).extend(
             stats.step_s - stats.draft_s - stats.verify_s for stats in whole
         )
-        if draft_len > 0:
-            found.draft_step.setdefault(batch_size, []).extend(
-                stats.draft_s / draft_len for stats in whole
-            )
+        found.draft.setdefault((batch_size, draft_len), []).extend(s.draft_s for s in whole)
 
     def table(self) -> CostTable:
-        """The medians of all runs so far.
+        """The means of all runs so far.
 
         Raises:
             HostError: prompts ended so early that some length had no whole round.
@@ -132,6 +132,7 @@ class CostMeasurement:
                 "texts ended before; give --prompts that the target goes on with for longer"
             )
         num_threads = torch.get_num_threads()
+        drafting = [self._drafting(batch_size) for batch_size in grid.batch_sizes]
         return CostTable(
             version=1,
             target=self._names[0],
@@ -141,10 +142,26 @@ class CostMeasurement:
             batch_sizes=list(grid.batch_sizes),
             verify_lens=[k + 1 for k in grid.draft_lens],
             verify_s=[
-                [float(np.median(found.verify[n, k])) for k in grid.draft_lens]
-                for n in grid.batch_sizes
+                [_mean(found.verify[n, k]) for k in grid.draft_lens] for n in grid.batch_sizes
             ],
-            draft_step_s=[float(np.median(found.draft_step[n])) for n in grid.batch_sizes],
-            host_s=[max(0.0, float(np.median(found.host[n]))) for n in grid.batch_sizes],
-            prompt_token_s=float(np.median(found.prompt_token)),
+            draft_step_s=[step_s for _, step_s in drafting],
+            draft_start_s=[start_s for start_s, _ in drafting],
+            host_s=[max(0.0, _mean(found.host[n])) for n in grid.batch_sizes],
+            prompt_token_s=_mean(found.prompt_token),
         )
+
+    def _drafting(self, batch_size: int) -> tuple[float, float]:
+        """Seconds of drafting at all, and of a further token: the line through the lengths."""
+        lengths = [length for length in self._grid.draft_lens if length > 0]
+        seconds = [_mean(self._found.draft[batch_size, length]) for length in lengths]
+        if len(lengths) == 1:
+            return 0.0, seconds[0] / lengths[0]
+        # Relative errors count: short drafts are what is drafted most.
+        step_s, start_s = np.polyfit(lengths, seconds, 1, w=1.0 / np.array(seconds))
+        if start_s < 0.0 or step_s <= 0.0:
+            return 0.0, float(np.mean([s / n for s, n in zip(seconds, lengths, strict=True)]))
+        return float(start_s), float(step_s)
+
+
+def _mean(seconds: Sequence[float]) -> float:
+    return float(np.minimum(seconds, _MOST * np.median(seconds)).mean())

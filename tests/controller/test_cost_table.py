@@ -59,7 +59,16 @@ def test_power_makes_joules_of_seconds() -> None:
     assert CostTable.model_validate(CONTENT).joules(parts) is None
 
 
-@pytest.mark.parametrize("more", [{}, {"power": POWER}])
+def test_drafting_at_all_may_cost_something() -> None:
+    table = CostTable.model_validate({**CONTENT, "draft_start_s": [0.5, 1.0]})
+    assert table.cost(0, 1, 3.0, 2).draft_s == 1.0
+    assert table.cost(0, 1, 1.0, 0).draft_s == 0.0
+    parts = table.step_parts(4, np.array([3.0, 1.0]), np.array([2, 0]))
+    np.testing.assert_allclose(parts, [[5.0, 2.0, 0.125], [2.0, 0.0, 0.125]])
+    assert table.draft_step_seconds(1) == 0.25
+
+
+@pytest.mark.parametrize("more", [{}, {"power": POWER}, {"draft_start_s": [0.5, 1.0]}])
 def test_it_is_read_back_as_it_was_written(tmp_path: Path, more: dict[str, object]) -> None:
     table = CostTable.model_validate({**CONTENT, **more})
     path = tmp_path / "costs.json"
@@ -74,6 +83,7 @@ def test_it_is_read_back_as_it_was_written(tmp_path: Path, more: dict[str, objec
         ({"version": 2}, "version"),
         ({"batch_sizes": [4, 1]}, "ascending batch_sizes"),
         ({"draft_step_s": [0.1]}, "2 values of draft_step_s"),
+        ({"draft_start_s": [0.1]}, "2 values of draft_start_s"),
         ({"verify_s": [[1.0], [2.0]]}, "rows of 2"),
         ({"verify_s": [[1.0, 0.0], [2.0, 5.0]]}, "greater than 0"),
         ({"machina": "x"}, "machina"),
