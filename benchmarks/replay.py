@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -93,13 +93,14 @@ def measure(arguments: argparse.Namespace) -> list[dict[str, Any]]:
         for text in texts[:num_prompts]
     ]
     names = [*(f"static {length}" for length in STATIC), *ADAPTIVE, SHADOWS]
-    frozen = _table(models, prompts)
+    grid = replace(GRID, num_tokens=num_tokens)
+    frozen = _table(models, prompts, grid)
     corpus = _record(models, prompts, num_tokens)
-    costs = CostMeasurement(models.target, models.draft, prompts, GRID, ("target", "draft"))
+    costs = CostMeasurement(models.target, models.draft, prompts, grid, ("target", "draft"))
     measuring = costs.runs()
     runs = {name: _open(models, name, frozen) for name in names}
     rng = np.random.default_rng(0)
-    every = max(1, len(prompts) * len(names) // GRID.num_runs)
+    every = max(1, len(prompts) * len(names) // grid.num_runs)
     count = 0
     with report.progress() as bar:
         for prompt in bar.track(prompts, description="decoding"):
@@ -118,8 +119,8 @@ def measure(arguments: argparse.Namespace) -> list[dict[str, Any]]:
     return [_row(name, run, corpus, frozen, table) for name, run in runs.items()]
 
 
-def _table(models: DemoModels, prompts: Sequence[Sequence[int]]) -> CostTable:
-    costs = CostMeasurement(models.target, models.draft, prompts, GRID, ("target", "draft"))
+def _table(models: DemoModels, prompts: Sequence[Sequence[int]], grid: Grid) -> CostTable:
+    costs = CostMeasurement(models.target, models.draft, prompts, grid, ("target", "draft"))
     for _ in costs.runs():
         pass
     return costs.table()

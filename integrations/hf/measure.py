@@ -18,7 +18,6 @@ from flyball.integrations.hf.govern import GovernedGenerate, govern
 from flyball.integrations.hf.stats import RoundStats
 
 _PASSES = 3  # over all batch sizes and lengths, so that a change of the machine hits all
-_TOKENS = 128  # of each text
 _MOST = 3.0  # times the median counts a round at most
 _SKIPPED = 2  # first rounds of a run, which read prompts
 
@@ -30,10 +29,12 @@ class Grid:
     Attributes:
         batch_sizes: ascending.
         draft_lens: ascending, from 0; one of them above 0.
+        num_tokens: of each text. What a step costs grows with them.
     """
 
     batch_sizes: tuple[int, ...] = (1, 4, 16)
     draft_lens: tuple[int, ...] = (0, 1, 2, 4, 8, 16)
+    num_tokens: int = 128
 
     @property
     def num_runs(self) -> int:
@@ -76,6 +77,7 @@ class CostMeasurement:
         self._target, self._draft, self._prompts = target, draft, prompts
         self._grid, self._names = grid, names
         self._found = _Seconds()
+        self._num_begun = 0  # texts; the next ones get the next prompts
 
     def runs(self) -> Iterator[None]:
         """Measure; yields after every run."""
@@ -100,8 +102,13 @@ class CostMeasurement:
 
     def _run(self, gov: GovernedGenerate, batch_size: int) -> None:
         before = gov.stats.prompt_s
-        prompts = [self._prompts[row % len(self._prompts)] for row in range(batch_size)]
-        gov.generate_many(prompts, batch_size=batch_size, max_new_tokens=_TOKENS, do_sample=False)
+        rows = (self._num_begun + np.arange(batch_size)) % len(self._prompts)
+        prompts = [self._prompts[row] for row in rows.tolist()]
+        self._num_begun += batch_size
+        num_tokens = self._grid.num_tokens
+        gov.generate_many(
+            prompts, batch_size=batch_size, max_new_tokens=num_tokens, do_sample=False
+        )
         seconds = gov.stats.prompt_s - before
         self._found.prompt_token.append(seconds / sum(map(len, prompts)))
 
