@@ -33,7 +33,7 @@ MAX_DRAFT_LEN = 16
 STATIC = (0, 1, 2, 3, 4, 6, 8, 12, 16)
 ADAPTIVE = ("heuristic", "gamma_tune", "threshold", "survival", "thompson", "goodput")
 SHADOWS = "default"
-GRID = Grid(batch_sizes=(1,), draft_lens=(0, 1, 2, 4, 8, 16))
+GRID = Grid(batch_sizes=(1,), draft_lens=(0, 1, 2, 4, 8, 16), num_passes=8)
 COLUMNS = ("policy", "rounds", "real_rounds", "same", "tokens_per_s", "predicted", "ratio")
 
 

@@ -222,7 +222,8 @@ class Governor:
         view, choice = look.view, look.choice
         draft_len = check_lengths(self._seat.decide(view), len(view.slots), self.max_draft_len)
         drafts = self._host.drafts
-        if not self.wants_confidence and (len(drafts) > 1 or not drafts[0].steps):
+        picks = len(drafts) > 1 or not all(draft.steps for draft in drafts)
+        if picks and not self.wants_confidence:
             choice = self._beliefs.rechoose(look, int(draft_len.max()))
         if self._host.ragged_ok:
             draft_len = np.minimum(draft_len, choice.limit)

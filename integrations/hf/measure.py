@@ -17,7 +17,6 @@ from flyball.controller.policy_file import static_policy
 from flyball.integrations.hf.govern import GovernedGenerate, govern
 from flyball.integrations.hf.stats import RoundStats
 
-_PASSES = 3  # over all batch sizes and lengths, so that a change of the machine hits all
 _MOST = 3.0  # times the median counts a round at most
 _SKIPPED = 2  # first rounds of a run, which read prompts
 
@@ -30,16 +29,18 @@ class Grid:
         batch_sizes: ascending.
         draft_lens: ascending, from 0; one of them above 0.
         num_tokens: of each text. What a step costs grows with them.
+        num_passes: over all batch sizes and lengths, so that a change of the machine hits all.
     """
 
     batch_sizes: tuple[int, ...] = (1, 4, 16)
     draft_lens: tuple[int, ...] = (0, 1, 2, 4, 8, 16)
     num_tokens: int = 128
+    num_passes: int = 3
 
     @property
     def num_runs(self) -> int:
         """Runs of the whole measurement."""
-        return _PASSES * len(self.batch_sizes) * len(self.draft_lens)
+        return self.num_passes * len(self.batch_sizes) * len(self.draft_lens)
 
 
 @dataclass
@@ -86,7 +87,7 @@ class CostMeasurement:
         rounds: list[RoundStats] = []
         govs = {k: self._govern(k, rounds) for k in self._grid.draft_lens}
         self._run(govs[self._grid.draft_lens[-1]], 1)  # allocations and caches, not counted
-        for _ in range(_PASSES):
+        for _ in range(self._grid.num_passes):
             for place in rng.permutation(len(cells)).tolist():
                 batch_size, draft_len = cells[place]
                 rounds.clear()
