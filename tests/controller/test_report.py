@@ -14,9 +14,10 @@ from replay_texts import COSTS, make_corpus, policy
 
 from flyball.controller import report_data
 from flyball.controller.corpus import Corpus
+from flyball.controller.html_page import render
 from flyball.controller.replay import replay
 from flyball.controller.replayed import Replayed
-from flyball.controller.report import render, sections
+from flyball.controller.report import sections
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 
