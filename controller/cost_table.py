@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from flyball.controller.contract import Cost
 from flyball.controller.errors import CostTableError
+from flyball.controller.validation import first_problem
 
 Floats = NDArray[np.float64]
 Longs = NDArray[np.int64]
@@ -264,12 +265,9 @@ def load_costs(source: str | Path | CostTable) -> CostTable:
     try:
         return CostTable.model_validate(content)
     except ValidationError as error:
-        problem = error.errors()[0]
-        where = ".".join(str(part) for part in problem["loc"])
-        message = problem["msg"].removeprefix("Value error, ")
         raise CostTableError(
-            f"{path}: {where + ': ' if where else ''}{message}; correct the file, or measure "
-            "anew with flyball advise --measure"
+            f"{path}: {first_problem(error)}; correct the file, or measure anew with flyball "
+            "advise --measure"
         ) from error
 
 

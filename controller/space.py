@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from flyball.controller.errors import PolicyFileError, SpaceError
 from flyball.controller.policy_file import POLICIES, PolicyFile, known_keys, load_policy
+from flyball.controller.validation import first_problem
 
 Floats = NDArray[np.float64]
 Value = float | int | str | bool
@@ -207,12 +208,7 @@ def load_space(source: str | Path | Mapping[str, Any]) -> Space:
     try:
         space = Space.model_validate(content)
     except ValidationError as error:
-        problem = error.errors()[0]
-        where = ".".join(str(part) for part in problem["loc"])
-        message = problem["msg"].removeprefix("Value error, ")
-        raise SpaceError(
-            f"{name}: {where + ': ' if where else ''}{message}; see the README for a space"
-        ) from error
+        raise SpaceError(f"{name}: {first_problem(error)}; see the README for a space") from error
     try:
         load_policy(space.policy)
     except PolicyFileError as error:

@@ -81,32 +81,26 @@ def check(
 
 
 @pytest.mark.parametrize("batch_size", [1, 4])
-@pytest.mark.parametrize("name", [*LENGTHS, "shadows"])
+@pytest.mark.parametrize(
+    ("draft", "name"),
+    [
+        *(("model", name) for name in (*LENGTHS, "shadows")),
+        *((PROMPT_LOOKUP, name) for name in ("static 4", "static 16", "goodput", "threshold")),
+    ],
+)
 def test_rounds_are_those_of_the_real_host(
     demo: DemoModels,
     prompts: list[list[int]],
     corpora: dict[str, Corpus],
+    draft: str,
     name: str,
     batch_size: int,
 ) -> None:
     length = LENGTHS.get(name, {"policy": "goodput"})
     policy = {"version": 1, "length": {**length, "max_draft_len": 16}}
-    if name != "shadows":
+    if name != "shadows" and draft == "model":
         policy["governor"] = {"follow": "length"}
-    replayed = replay(corpora["model"], load_policy(policy), COSTS, batch_size=batch_size)
-    check(demo, demo.draft, prompts, policy, batch_size, replayed)
-
-
-@pytest.mark.parametrize("batch_size", [1, 4])
-@pytest.mark.parametrize("name", ["static 4", "static 16", "goodput", "threshold"])
-def test_rounds_of_prompt_lookup_are_those_of_the_real_host(
-    demo: DemoModels,
-    prompts: list[list[int]],
-    corpora: dict[str, Corpus],
-    name: str,
-    batch_size: int,
-) -> None:
-    policy = {"version": 1, "length": {**LENGTHS[name], "max_draft_len": 16}}
-    replayed = replay(corpora[PROMPT_LOOKUP], load_policy(policy), COSTS, batch_size=batch_size)
-    assert replayed.accepted.sum() > 0
-    check(demo, PROMPT_LOOKUP, prompts, policy, batch_size, replayed)
+    replayed = replay(corpora[draft], load_policy(policy), COSTS, batch_size=batch_size)
+    assert replayed.accepted.sum() > 0 or name == "static 0"
+    own = demo.draft if draft == "model" else PROMPT_LOOKUP
+    check(demo, own, prompts, policy, batch_size, replayed)
