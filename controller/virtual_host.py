@@ -112,8 +112,8 @@ class VirtualHost:
         self._at = np.concatenate([self._at, first + 1])
         self._read_to = np.concatenate([self._read_to, first - 1])
         self._fresh = np.concatenate([self._fresh, np.ones(len(new), np.bool_)])
-        own = [self._governor.admit(1) for _ in new]  # as hosts do, one after the other
-        self._slots = np.concatenate([self._slots, *own])
+        if len(new):
+            self._slots = np.concatenate([self._slots, self._governor.admit(len(new))])
 
     def _read_prompts(self) -> None:
         """A step in which nobody decodes."""

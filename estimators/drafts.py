@@ -161,6 +161,8 @@ class SteppingDraft:
     def learn(self) -> int:
         """Learn from what was gathered; returns how many confidences made no sense."""
         self._patience = min(2 * self._patience, MOST_ROUNDS)
+        if self._journal.num_rows == 0 and not self._readings:
+            return 0
         (slots, accepted, observed, _), signs, num_rounds = self._journal.take()
         tokens = unroll(accepted, observed)
         owner, seen = slots.astype(np.intp)[tokens.row], slots[observed > 0]
@@ -274,6 +276,8 @@ class OfferDraft:
 
     def learn(self) -> int:
         """Learn from what was gathered."""
+        if self._journal.num_rows == 0:
+            return 0
         (slots, accepted, observed, strength), _, num_rounds = self._journal.take()
         tokens = unroll(accepted, observed)
         cells = np.minimum(tokens.position, _OFFER_POSITIONS - 1)
