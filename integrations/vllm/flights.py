@@ -8,7 +8,7 @@ dozen steps at a time.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -40,11 +40,19 @@ class Course:
     lengths: dict[str, int]
     draft_len: int
     mean_len: float
+    _rows: tuple[list[str], list[int]] = ([], [])  # the latest that were asked for
 
-    @property
-    def default(self) -> int:
-        """Length for requests that join later."""
-        return round(self.mean_len)
+    def join(self, names: Iterable[str]) -> None:
+        """Requests that nothing was planned for draft like the average."""
+        self.lengths.update(dict.fromkeys(names, round(self.mean_len)))
+        self._rows = ([], [])
+
+    def rows(self, names: list[str]) -> list[int]:
+        """Length of each of these requests; it is mostly asked for the same ones again."""
+        if names != self._rows[0]:
+            get = self.lengths.get
+            self._rows = (names, [get(name, self.draft_len) for name in names])
+        return self._rows[1]
 
 
 @dataclass(slots=True)
@@ -58,7 +66,7 @@ class Flight:
         total: tokens scheduled.
         num_tokens: of them for each request.
         num_drafted: of them drafted before, for requests that have any.
-        found: how many tokens the drafter gave each request, where the engine says.
+        found: requests, and how many tokens the drafter gave each, where the engine says.
         started_s: when it was scheduled.
         ended_s: when its output was taken in.
         idle_after: whether the engine then had nothing to do.
@@ -72,7 +80,7 @@ class Flight:
     total: int
     num_tokens: Mapping[str, int]
     num_drafted: dict[str, int]
-    found: dict[str, int] | None
+    found: tuple[list[str], list[int]] | None
     started_s: float
     ended_s: float = 0.0
     idle_after: bool = False
@@ -119,16 +127,16 @@ class Flight:
             counts = {name: counts[name] for name in counts if name in previous.num_tokens}
         return counts
 
-    def exhausted(self, told: Counts) -> list[bool]:
-        """Whether more was planned for each request than the drafter had to offer."""
+    def offered(self, names: list[str]) -> tuple[list[int], list[int]]:
+        """What the drafter had for each request, and what was planned; 0 where nobody says."""
         course, found = self.before, self.found
         if course is None or found is None:
-            return [False] * len(told)
-        lengths, default = course.lengths, course.default
-        return [
-            (given := found.get(name, 0)) < lengths.get(name, default) and count[0] == given
-            for name, count in told.items()
-        ]
+            return [0] * len(names), [0] * len(names)
+        known, given = found
+        if names != known:
+            own = dict(zip(known, given, strict=True))
+            given = [own.get(name, 0) for name in names]
+        return given, course.rows(names)
 
     def _counts_of_decodes(self, previous: Flight) -> Counts:
         """Counts of requests that decoded; the engine counts none for those without a draft."""
@@ -171,20 +179,22 @@ def history_of(flights: Sequence[Flight], costs: Sequence[Cost | None], ledger: 
         if not since.keys() >= told.keys():
             since = dict.fromkeys(told, plan_id) | since
     ledger.admit(since)
-    num_rows = [len(told) for told in all_told]
+    names_of = [list(told) for told in all_told]
+    num_rows = [len(names) for names in names_of]
     pairs = itertools.chain.from_iterable(told.values() for told in all_told)
     counts = np.fromiter(itertools.chain.from_iterable(pairs), np.int32, 2 * sum(num_rows))
     proposed, accepted = counts.reshape(-1, 2).T.copy()
+    exhausted = _exhausted(flights, names_of, proposed)
     # Where a grammar ends nothing is refused: vLLM counts more accepted than proposed there.
     accepted = np.minimum(accepted, proposed)
     return History(
         Outcomes(
             step_id=plan_ids[0],
-            slots=np.concatenate(_slots_of(all_told, ledger)),
+            slots=np.concatenate(_slots_of(names_of, ledger)),
             proposed=proposed,
             accepted=accepted,
             observed=np.minimum(accepted + 1, proposed),
-            exhausted=_exhausted(flights, all_told),
+            exhausted=exhausted,
         ),
         plan_ids,
         num_rows,
@@ -192,20 +202,28 @@ def history_of(flights: Sequence[Flight], costs: Sequence[Cost | None], ledger: 
     )
 
 
-def _slots_of(all_told: Sequence[Counts], ledger: Ledger) -> list[Ints]:
+def _slots_of(names_of: Sequence[list[str]], ledger: Ledger) -> list[Ints]:
     """Slots of the requests of each step; mostly they are those of the step before."""
     slots: list[Ints] = []
     before: list[str] | None = None
-    for told in all_told:
-        names = list(told)
+    for names in names_of:
         slots.append(slots[-1] if names == before else ledger.slots(names))
         before = names
     return slots
 
 
-def _exhausted(flights: Sequence[Flight], all_told: Sequence[Counts]) -> Bools | None:
-    """Of every request in every step; None where the engine does not say."""
+def _exhausted(
+    flights: Sequence[Flight], names_of: Sequence[list[str]], proposed: Ints
+) -> Bools | None:
+    """Whether more was planned than the drafter had, for every request in every step.
+
+    None where the engine does not say.
+    """
     if all(flight.found is None for flight in flights):
         return None
-    rows = (flight.exhausted(told) for flight, told in zip(flights, all_told, strict=True))
-    return np.array(list(itertools.chain.from_iterable(rows)), np.bool_)
+    pairs = [flight.offered(names) for flight, names in zip(flights, names_of, strict=True)]
+    given, planned = (
+        np.fromiter(itertools.chain.from_iterable(rows), np.int32, len(proposed))
+        for rows in zip(*pairs, strict=True)
+    )
+    return np.asarray((given < planned) & (proposed == given), np.bool_)

@@ -80,7 +80,7 @@ class Pilot:
         self._landed: list[Flight] = []
         self._latest: Flight | None = None
         self._counts: Counts = {}
-        self._found: dict[str, int] | None = None
+        self._found: tuple[list[str], list[int]] | None = None
         self._hold = Hold()
 
     @property
@@ -160,7 +160,7 @@ class Pilot:
             and (not joined or self._steps_in_room(scheduler, joined) >= self._hold.steps_left)
         ):
             if num_tokens.keys() != self._latest.num_tokens.keys():
-                lengths.update(dict.fromkeys(joined, course.default))
+                course.join(joined)
                 course = self._fitted(course, num_tokens)
             return course
         return self._replan(scheduler, num_tokens)
@@ -249,13 +249,12 @@ class Pilot:
             return drafts
         started_s = self._clock()
         try:
+            names = list(names)  # the engine may go on using its own
+            given = list(map(len, drafts))
             if self._finds_less:
-                self._found = dict(zip(names, map(len, drafts), strict=True))
-            get, most = course.lengths.get, len(drafts) and max(map(len, drafts))
-            drafts = [
-                draft[:length] if (length := get(name, most)) < len(draft) else draft
-                for name, draft in zip(names, drafts, strict=True)
-            ]
+                self._found = (names, given)
+            cut = zip(drafts, given, course.rows(names), strict=True)
+            drafts = [draft if found <= most else draft[:most] for draft, found, most in cut]
         except Exception as error:
             self._fail(error)
         self.decision_s += self._clock() - started_s
