@@ -6,11 +6,14 @@ looked at.
 
 from __future__ import annotations
 
+from typing import Literal
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 Longs = NDArray[np.int64]
+Verification = Literal["standard", "block"]
 
 
 def _leading_true(accept: torch.Tensor, draft_len: torch.Tensor) -> torch.Tensor:
@@ -70,15 +73,72 @@ def verify_sampled(
     q_drawn = draft_probs.gather(2, index).squeeze(2)
     num_accepted = _leading_true(uniforms * q_drawn < p_drawn, draft_len)
 
-    rows = torch.arange(len(num_accepted), device=num_accepted.device)
+    if draft_probs.shape[1] == 0:
+        return num_accepted, torch.multinomial(target_probs[:, 0], 1).squeeze(1)
+    rows, last = _rows(num_accepted), draft_probs.shape[1] - 1
+    draft_row = draft_probs[rows, num_accepted.clamp(max=last)]
     target_row = target_probs[rows, num_accepted]
     rejected = num_accepted < draft_len
-    if draft_probs.shape[1] == 0:
-        return num_accepted, torch.multinomial(target_row, 1).squeeze(1)
-    draft_row = draft_probs[rows, num_accepted.clamp(max=draft_probs.shape[1] - 1)]
     residual = (target_row - draft_row * rejected[:, None]).clamp(min=0)
-    # p == q up to rounding leaves nothing; a rejection there has probability zero in exact
-    # arithmetic, and p is the limit of the residual.
-    empty = residual.sum(dim=1, keepdim=True) <= 0
-    residual = torch.where(empty, target_row, residual)
-    return num_accepted, torch.multinomial(residual, 1).squeeze(1)
+    return num_accepted, _draw(residual, target_row)
+
+
+def verify_block(
+    target_probs: torch.Tensor,
+    draft_probs: torch.Tensor,
+    draft_tokens: torch.Tensor,
+    draft_len: torch.Tensor,
+    uniforms: torch.Tensor,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Accept the longest prefix that the draft as a whole allows; never fewer on average.
+
+    With P_0 = 1 and P_i = min(P_{i-1} p(x_i) / q(x_i), 1), the first i tokens are kept with
+    probability P_i: by the last of them that passes its own test with
+
+        h_i = Z_i / (Z_i + 1 - P_i),  Z_i = sum_x max(P_i p(x) - q(x), 0)  at the next position,
+
+    and h = P at the draft's end. The token that follows comes from norm(max(P_i p - q, 0)), or
+    from p after full acceptance (block verification, Sun et al. 2024, arXiv 2403.10444,
+    algorithm 2). Where a draft ends may depend on what was drafted before: h_i makes
+    P(kept >= i) = P_i whatever comes after. A token by token test keeps i tokens with the product
+    of min(1, p / q), which is never more.
+
+    Arguments, returned values and what is asked of `draft_probs` are those of `verify_sampled`.
+    """
+    count, width = draft_tokens.shape
+    if width == 0:
+        return verify_sampled(target_probs, draft_probs, draft_tokens, draft_len, uniforms)
+    index = draft_tokens[..., None]
+    p_drawn = target_probs[:, :-1].gather(2, index).squeeze(2)
+    ratio = p_drawn / draft_probs.gather(2, index).squeeze(2)
+    kept = torch.ones(count, width + 1, dtype=ratio.dtype, device=ratio.device)  # P
+    for place in range(width):
+        kept[:, place + 1] = (kept[:, place] * ratio[:, place]).clamp(max=1)
+    residual = (kept[:, :-1, None] * target_probs[:, :-1] - draft_probs).clamp(min=0)
+    surplus = residual.sum(dim=2)  # Z
+    chance = kept[:, 1:].clone()
+    chance[:, :-1] = surplus[:, 1:] / (surplus[:, 1:] + 1 - kept[:, 1:-1])
+    places = torch.arange(1, width + 1, device=ratio.device)
+    at_end = places == draft_len[:, None]
+    chance = torch.where(at_end, kept[:, 1:], chance)
+    passed = (uniforms < chance) & (places <= draft_len[:, None])
+    num_accepted = (passed * places).amax(dim=1)
+    rows = _rows(num_accepted)
+    target_row = target_probs[rows, num_accepted]
+    rest = residual[rows, num_accepted.clamp(max=width - 1)]
+    rejected = num_accepted < draft_len
+    return num_accepted, _draw(torch.where(rejected[:, None], rest, target_row), target_row)
+
+
+def _rows(per_row: torch.Tensor) -> torch.Tensor:
+    return torch.arange(len(per_row), device=per_row.device)
+
+
+def _draw(weights: torch.Tensor, otherwise: torch.Tensor) -> torch.Tensor:
+    """A token (requests,) of each row by weights (requests, vocab).
+
+    p == q up to rounding leaves none; a rejection there has probability zero in exact arithmetic,
+    and p (`otherwise`) is the limit of the residual.
+    """
+    empty = weights.sum(dim=1, keepdim=True) <= 0
+    return torch.multinomial(torch.where(empty, otherwise, weights), 1).squeeze(1)

@@ -19,6 +19,7 @@ from flyball.integrations.hf.prompts import Prompts
 from flyball.integrations.hf.stats import GenerateStats, RoundStats
 from flyball.integrations.hf.text import Texts
 from flyball.kernels.head import AcceptanceHead
+from flyball.kernels.verify import Verification
 
 _ROOM = 256  # new tokens that a cache has room for at first
 
@@ -33,6 +34,7 @@ class Call:
         queue: makes the prompts to come.
         first: the first of them.
         together: all rows go on until the last has ended.
+        verification: how sampled drafts are verified.
     """
 
     num_rows: int
@@ -40,6 +42,7 @@ class Call:
     queue: deque[Callable[[], Prompts]]
     first: Prompts
     together: bool
+    verification: Verification
 
 
 def assemble(
@@ -86,6 +89,7 @@ def assemble(
         governor,
         call.queue,
         call.config,
+        call.verification,
         stats,
         on_round,
         on_token,

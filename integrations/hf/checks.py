@@ -6,7 +6,7 @@ import inspect
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch.distributed.tensor import DTensor
@@ -18,6 +18,7 @@ from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 
 from flyball.controller.contract import PROMPT_LOOKUP
 from flyball.controller.errors import HostError
+from flyball.kernels.verify import Verification
 
 _ATTENTION = ("sdpa", "eager")
 # Local attention by cache column, which masked holes shift.
@@ -119,6 +120,15 @@ def check_list(drafts: Any) -> None:
     if isinstance(drafts, PreTrainedModel | str):
         raise HostError(
             f"expected a list of drafts, but got {type(drafts).__name__}; write drafts=[...]"
+        )
+
+
+def check_verification(verification: Any) -> None:
+    """Refuse what is no way of verifying drafts."""
+    if verification not in get_args(Verification):
+        raise HostError(
+            f"expected verification {' or '.join(get_args(Verification))}, but got "
+            f"{verification!r}; leave it out for standard"
         )
 
 

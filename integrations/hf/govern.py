@@ -36,12 +36,14 @@ from flyball.integrations.hf.checks import (
     check_many,
     check_model,
     check_prepared,
+    check_verification,
 )
 from flyball.integrations.hf.heads import prepare_head
 from flyball.integrations.hf.loop import Decoding
 from flyball.integrations.hf.prompts import Prompts
 from flyball.integrations.hf.stats import GenerateStats, RoundStats
 from flyball.kernels.head import AcceptanceHead
+from flyball.kernels.verify import Verification
 
 if TYPE_CHECKING:
     Draft: TypeAlias = PreTrainedModel | str
@@ -55,6 +57,7 @@ def govern(
     *,
     policy: str | Path | Mapping[str, Any] | PolicyFile | None = None,
     acceptance_head: str | Path | AcceptanceHead | None = None,
+    verification: Verification = "standard",
     costs: str | Path | CostTable | None = None,
     on_round: Callable[[RoundStats], None] | None = None,
 ) -> GovernedGenerate:
@@ -74,6 +77,8 @@ def govern(
         policy: policy file, its content as a mapping, or None for the default policy.
         acceptance_head: predicts from the draft model's hidden states what the target accepts, in
             place of the draft's largest probability; an `AcceptanceHead` or its file.
+        verification: of sampled drafts: "standard", token by token, or "block", which keeps at
+            least as many of them on average (see `verify_block`). Greedy drafts know one way.
         costs: cost table, or its file, to decide by instead of by measured seconds: the same
             prompts then meet the same decisions, on any machine.
         on_round: called after every round with what it did.
@@ -91,7 +96,7 @@ def govern(
     host = HostInfo(engine_id="transformers", drafts=infos)
     frozen = None if costs is None else load_costs(costs)
     governor = Governor(load_policy(policy), host, costs=frozen)
-    return GovernedGenerate(model, drafts, governor, on_round, acceptance_head)
+    return GovernedGenerate(model, drafts, governor, on_round, acceptance_head, verification)
 
 
 class GovernedGenerate:
@@ -111,12 +116,15 @@ class GovernedGenerate:
         governor: Governor,
         on_round: Callable[[RoundStats], None] | None = None,
         acceptance_head: str | Path | AcceptanceHead | None = None,
+        verification: Verification = "standard",
     ) -> None:
         check_model(model, "target")
         check_drafts(model, drafts)
+        check_verification(verification)
         self._model = model
         self._drafts = tuple(drafts)
         self._head = prepare_head(acceptance_head, drafts)
+        self._verification: Verification = verification
         self._on_round = on_round
         self._stats = GenerateStats()
         self._closed = False
@@ -336,7 +344,7 @@ class GovernedGenerate:
             self._model,
             self._drafts,
             self.governor,
-            Call(num_rows, config, queue, first, together),
+            Call(num_rows, config, queue, first, together, self._verification),
             self._stats,
             self._on_round,
             on_token,

@@ -22,7 +22,7 @@ from flyball.integrations.hf.prompts import Prompts
 from flyball.integrations.hf.scores import TokenScores
 from flyball.integrations.hf.stats import GenerateStats, RoundStats
 from flyball.integrations.hf.text import Texts
-from flyball.kernels.verify import verify_greedy, verify_sampled
+from flyball.kernels.verify import Verification, verify_block, verify_greedy, verify_sampled
 
 Ints = NDArray[np.int32]
 Longs = NDArray[np.int64]
@@ -56,6 +56,7 @@ class Decoding:
         governor: decides how many, and by which draft.
         queue: makes the prompts to come, each group at most as large as the batch.
         config: prepared generation config.
+        verification: how sampled drafts are verified.
         stats: sums to add to.
         on_round: called after every round.
         on_token: called with every token of the batch's first row.
@@ -70,6 +71,7 @@ class Decoding:
         governor: Governor,
         queue: deque[Callable[[], Prompts]],
         config: GenerationConfig,
+        verification: Verification,
         stats: GenerateStats,
         on_round: Callable[[RoundStats], None] | None = None,
         on_token: Callable[[int], None] | None = None,
@@ -81,6 +83,7 @@ class Decoding:
         self._governor = governor
         self._queue = queue
         self._do_sample = bool(config.do_sample)
+        self._verification = verification
         self._stats = stats
         self._on_round = on_round
         self._on_token = on_token
@@ -238,7 +241,8 @@ class Decoding:
                 accepted = verify_greedy(emitted, drafted.get(), accepted)
             return _Verdict(accepted, emitted, scores, None)
         p = scores.softmax(dim=-1)
-        accepted_, following = verify_sampled(
+        verify = verify_block if self._verification == "block" else verify_sampled
+        accepted_, following = verify(
             p,
             _distributions(proposal, p),
             tokens,

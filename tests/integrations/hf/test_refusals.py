@@ -66,6 +66,10 @@ def test_calls(pair: tuple[Any, Any], gov: Any, settings: dict[str, Any], match:
     refused(match, pair[0].generate, PROMPT, max_new_tokens=4, custom_generate=gov, **settings)
 
 
+def test_an_unknown_verification(pair: tuple[Any, Any]) -> None:
+    refused("standard or block, but got 'fast'", govern, *pair[:1], verification="fast")
+
+
 def test_an_empty_prompt(pair: tuple[Any, Any], gov: Any) -> None:
     empty = torch.zeros(1, 0, dtype=torch.long)
     refused(

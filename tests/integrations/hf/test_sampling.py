@@ -104,13 +104,13 @@ def pair(tiny: Any) -> tuple[Any, Any]:
 
 
 def make_gov(
-    pair: tuple[Any, Any], name: str, lookup: bool = False, head: AcceptanceHead | None = None
+    pair: tuple[Any, Any], name: str, lookup: bool = False, **settings: Any
 ) -> GovernedGenerate:
     infos = (DraftInfo("model"), DraftInfo("prompt_lookup", steps=False))[: 1 + lookup]
     host = HostInfo("test", padded=name != "goodput_ragged", drafts=infos)
     policy = load_policy({"version": 1, "length": POLICIES[name]})
     drafts = [pair[1], "prompt_lookup"][: 1 + lookup]
-    gov = GovernedGenerate(pair[0], drafts, Governor(policy, host), acceptance_head=head)
+    gov = GovernedGenerate(pair[0], drafts, Governor(policy, host), **settings)
     gov.governor._beliefs._cost = SteppedCost()
     return gov
 
@@ -137,12 +137,21 @@ def test_with_prompt_lookup_and_drafts_that_change(
     assert p_value(counts, expected_probs(pair[0], warp)) > FALSE_ALARM_RATE
 
 
+@pytest.mark.parametrize("warp", WARPERS.values(), ids=WARPERS)
+@pytest.mark.parametrize("name", ["goodput", "threshold"])
+def test_with_block_verification(pair: tuple[Any, Any], name: str, warp: dict[str, float]) -> None:
+    gov = make_gov(pair, name, lookup=True, verification="block")
+    shuffle_drafts(gov, 4)
+    counts = draw_counts(gov, pair[0], warp)
+    assert p_value(counts, expected_probs(pair[0], warp)) > FALSE_ALARM_RATE
+
+
 def test_with_an_acceptance_head(pair: tuple[Any, Any]) -> None:
     torch.manual_seed(3)
     head = AcceptanceHead(16, 2)
     torch.nn.init.normal_(head.out_weight, std=1.0)  # from sure to hopeless, by the text so far
     torch.nn.init.constant_(head.out_bias, 1.0)
-    gov = make_gov(pair, "threshold", head=head)
+    gov = make_gov(pair, "threshold", acceptance_head=head)
     seen = set()
     gov._on_round = lambda stats: seen.update(stats.draft_len.tolist())
     warp = WARPERS["temperature"]
