@@ -32,6 +32,7 @@ NUM_TRIALS, NUM_SEEDS, NUM_WORKERS = 60, 20, 2
 NUM_SLICES, NUM_HELD_OUT = 8, 4
 TOKENS = 280_000  # which make more than 100,000 rounds of a good policy
 NEW_TOKENS, BATCH = 300, 16
+# With a least confidence of 0 a threshold is a static length.
 SPACE = {
     "version": 1,
     "policy": {
@@ -40,17 +41,14 @@ SPACE = {
         "governor": {"follow": "length"},
     },
     "parameters": {
-        "length.policy": {"choices": ["threshold", "static", "svip"]},
-        "length.draft_len": {"low": 0, "high": 16, "integer": True},
-        "length.min_confidence": {"low": 0.02, "high": 0.98},
-        "length.max_difference": {"low": 0.02, "high": 1.0},
+        "length.policy": {"choices": ["threshold", "svip"]},
+        "length.max_draft_len": {"low": 1, "high": 16, "integer": True},
+        "length.min_confidence": {"low": 0.0, "high": 1.0},
+        "length.max_difference": {"low": 0.0, "high": 1.0},
     },
 }
-GRID = {
-    "threshold": ("length.min_confidence", np.linspace(0.02, 0.98, 49)),
-    "static": ("length.draft_len", np.arange(17)),
-    "svip": ("length.max_difference", np.linspace(0.02, 1.0, 50)),
-}
+GRID = {"threshold": "length.min_confidence", "svip": "length.max_difference"}
+GRID_VALUES = np.linspace(0.0, 1.0, 26)
 # Made up: the claim is about the search, and any costs of this shape will do.
 COSTS = CostTable(
     version=1,
@@ -161,9 +159,10 @@ def _cut(prompts: Prompts, rng: np.random.Generator) -> tuple[str, Sequence[int]
 def _grid(space: Space, memory: Memory) -> list[tuple[Point, float, float]]:
     """Every point of the grid, with its mean rates on the slices and on those held out."""
     points: list[Point] = [
-        {"length.policy": policy, name: value}
-        for policy, (name, values) in GRID.items()
-        for value in values.tolist()
+        {"length.policy": policy, name: value, "length.max_draft_len": longest}
+        for policy, name in GRID.items()
+        for value in GRID_VALUES.tolist()
+        for longest in range(1, 17)
     ]
     mine = memory.mean(space, points, range(NUM_SLICES))
     unseen = memory.mean(space, points, _held_out())
