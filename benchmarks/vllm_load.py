@@ -56,6 +56,11 @@ def mixed_phase(prompts: Prompts, load: int, quick: bool, seed: Sequence[int]) -
     return Phase(MIXED, load, tuple(_job(prompts, d, quick, rng) for d in domains))
 
 
+def domain_jobs(prompts: Prompts, domain: str, count: int, rng: Draw) -> tuple[Job, ...]:
+    """Requests of one domain."""
+    return tuple(_job(prompts, domain, False, rng) for _ in range(count))
+
+
 def phases(prompts: Prompts, quick: bool, seed: Sequence[int]) -> list[Phase]:
     """Phases that change domain and load each time; every load comes `PHASES_A_LOAD` times."""
     rng = np.random.default_rng(seed)

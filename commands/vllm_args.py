@@ -12,6 +12,7 @@ import typer
 from flyball.controller.errors import HostError
 
 SCHEDULER = "flyball.integrations.vllm.GovernedScheduler"
+LOOKUP = "flyball.integrations.vllm.lookup.LookupDrafter"
 _NEEDS_MODEL = ("draft_model", "eagle", "eagle3")
 
 
@@ -44,6 +45,8 @@ def speculative_config(
         wanted = "a --draft-model" if draft_model is None else "no --draft-model"
         raise HostError(f"--method {method}: expected {wanted}")
     config: dict[str, Any] = {"method": method}
+    if method == "lookup":
+        config = {"method": "custom_class", "model": LOOKUP}
     if draft_model is not None:
         config["model"] = draft_model
     if method == "ngram":
@@ -56,7 +59,7 @@ def speculative_config(
 def vllm_args(
     policy: Annotated[Path, typer.Argument(help="Policy file.")],
     method: Annotated[
-        str, typer.Option(help="How vLLM drafts: ngram, draft_model, eagle3, ...")
+        str, typer.Option(help="How vLLM drafts: lookup (ours), ngram, draft_model, eagle3, ...")
     ] = "ngram",
     draft_model: Annotated[
         str | None, typer.Option(help="Folder or name of the draft, for methods with a model.")

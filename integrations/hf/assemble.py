@@ -12,12 +12,12 @@ from flyball.controller.governor import Governor
 from flyball.integrations.hf.cached_model import CachedModel
 from flyball.integrations.hf.draft import ModelDraft
 from flyball.integrations.hf.drafts import Drafts
-from flyball.integrations.hf.lookup import PromptLookup
 from flyball.integrations.hf.loop import Decoding
 from flyball.integrations.hf.processors import RowProcessors
 from flyball.integrations.hf.prompts import Prompts
 from flyball.integrations.hf.stats import GenerateStats, RoundStats
 from flyball.integrations.hf.text import Texts
+from flyball.integrations.lookup import PromptLookup
 from flyball.kernels.head import AcceptanceHead
 from flyball.kernels.verify import Verification
 

@@ -9,9 +9,9 @@ from numpy.typing import NDArray
 from flyball.controller.governor import Governor, Offer, Plan
 from flyball.integrations.hf.device import upload
 from flyball.integrations.hf.draft import ModelDraft, Proposal
-from flyball.integrations.hf.lookup import PromptLookup
 from flyball.integrations.hf.processors import RowProcessors
 from flyball.integrations.hf.text import Moves, Texts
+from flyball.integrations.lookup import PromptLookup
 
 Ints = NDArray[np.int32]
 Longs = NDArray[np.int64]

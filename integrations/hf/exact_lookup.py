@@ -12,7 +12,7 @@ from flyball.controller.contract import PROMPT_LOOKUP
 from flyball.controller.match_text import MatchText
 from flyball.integrations.hf.exact import RecordSettings
 from flyball.integrations.hf.exact_read import FinishedText
-from flyball.integrations.hf.lookup import PromptLookup
+from flyball.integrations.lookup import PromptLookup
 
 Longs = NDArray[np.int64]
 

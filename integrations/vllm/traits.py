@@ -11,7 +11,7 @@ from flyball.controller.contract import DraftInfo, HostInfo
 # and only verification follows the plan.
 _PER_STEP = ("ngram", "draft_model", "eagle", "eagle3", "mtp")
 # Methods that may find less than they are asked for.
-_MAY_FIND_LESS = ("ngram", "suffix")
+_MAY_FIND_LESS = ("ngram", "suffix", "custom_class")
 
 
 @dataclass(frozen=True)

@@ -8,21 +8,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flyball.controller.governor import Offer
-from flyball.integrations.hf.text import Moves
+from flyball.integrations.ngrams import BACK, NgramTable, Tokens, longest_match
 
 Longs = NDArray[np.int64]
 
-NGRAMS = (1, 2, 3, 4, 6, 9)  # matched lengths, in tokens; the index is the offer's strength
-_LONGEST = NGRAMS[-1]
-_TABLE = 4096  # places of a row's table for each length of n-gram
-_SHIFT = np.uint64(64 - 12)
+_BITS = 12  # of a row's table for each length of n-gram
 
 
 class SettledTexts(Protocol):
     """Texts to look into, one row each."""
 
     @property
-    def host(self) -> Longs:
+    def host(self) -> Tokens:
         """(max_rows, capacity) tokens, settled ones."""
 
     @property
@@ -38,12 +35,20 @@ class SettledTexts(Protocol):
         """(rows,) columns of left padding."""
 
 
-def _powers() -> NDArray[np.uint64]:
-    """Weights (longest, lengths) of the tokens of an n-gram in its hash, latest token first."""
-    base, powers = 0x9E3779B97F4A7C15, np.zeros((_LONGEST, len(NGRAMS)), np.uint64)
-    for j in range(_LONGEST):
-        powers[j, np.array(NGRAMS) > j] = pow(base, j + 1, 2**64)
-    return powers
+class Moves(Protocol):
+    """How rows close up."""
+
+    @property
+    def sources(self) -> Longs:
+        """(m,) rows that move."""
+
+    @property
+    def targets(self) -> Longs:
+        """(m,) where to."""
+
+    @property
+    def order(self) -> Longs:
+        """(rows left,) the row that each had before."""
 
 
 class PromptLookup:
@@ -60,6 +65,9 @@ class PromptLookup:
         num_rows: most rows at a time.
         texts: of the batch.
         max_draft_len: tokens to propose.
+
+    Attributes:
+        tokens: (rows, max_draft_len) of the latest offer.
     """
 
     def __init__(
@@ -68,23 +76,19 @@ class PromptLookup:
         self.number = number
         self._texts = texts
         self._ahead = np.arange(max_draft_len)
-        self._powers = _powers()
-        self._back = np.arange(_LONGEST)
-        self._lengths = np.arange(len(NGRAMS))
-        self._used = self._back < np.array(NGRAMS)[:, None]  # (lengths, longest)
-        self._table = np.zeros((num_rows, len(NGRAMS), _TABLE), np.int32)
-        self._indexed: Longs = np.zeros(0, np.int64)  # columns whose n-grams are in the table
-        self.tokens: Longs = np.zeros((0, max_draft_len), np.int64)
+        self._table = NgramTable(num_rows, _BITS)
+        self._indexed = np.zeros(num_rows, np.int64)  # columns whose n-grams are in the table
+        self.tokens: Tokens = np.zeros((0, max_draft_len), np.int64)
 
     def add(self, rows: Longs) -> None:
-        """New rows begin."""
-        self._table[rows] = 0
-        self._indexed = np.concatenate([self._indexed, self._texts.num_padding[rows]])
+        """Texts begin in these rows (r,)."""
+        self._table.forget(rows)
+        self._indexed[rows] = self._texts.num_padding[rows]
 
     def keep(self, moves: Moves) -> None:
         """Close up after rows have left."""
-        self._table[moves.targets] = self._table[moves.sources]
-        self._indexed = self._indexed[moves.order]
+        self._table.move(moves.sources, moves.targets)
+        self._indexed[: len(moves.order)] = self._indexed[moves.order]
 
     def offer(self) -> Offer | None:
         """What it proposes for each row now, or None where it finds nothing for any of them.
@@ -92,33 +96,30 @@ class PromptLookup:
         The tokens (rows, max_draft_len) are then in `tokens`.
         """
         texts = self._texts
-        rows = np.arange(texts.num_rows)
+        rows, indexed = np.arange(texts.num_rows), self._indexed[: texts.num_rows]
         last = texts.num_tokens - 1
-        width = int((last - self._indexed).max()) + 1
+        width = int((last - indexed).max()) + 1
         columns = last[:, None] - np.arange(width)[::-1]  # those to index, and the last one
         windows = self._windows(rows[:, None, None], columns)
-        hashes = (windows.astype(np.uint64) @ self._powers >> _SHIFT).astype(np.intp)
-        new = columns[:, :-1] >= self._indexed[:, None]
-        row, place = np.nonzero(new)
-        self._table[row[:, None], self._lengths, hashes[row, place]] = (
-            columns[row, place, None] + 1
-        )
-        self._indexed = last.copy()
-        found: Longs = self._table[rows[:, None], self._lengths, hashes[:, -1]].astype(np.int64)
+        hashes = self._table.hashes(windows)
+        row, place = np.nonzero(columns[:, :-1] >= indexed[:, None])
+        self._table.add(row, hashes[row, place], columns[row, place] + 1)
+        indexed[:] = last
+        found = self._table.find(rows, hashes[:, -1])
         candidates = self._windows(rows[:, None, None], found - 1)
-        same = ((candidates == windows[:, -1:]) | ~self._used).all(axis=-1) & (found > 0)
-        if not same.any():
+        strength, start = longest_match(windows[:, -1], candidates, found)
+        any_found = strength >= 0
+        if not any_found.any():
             return None
-        strength = len(NGRAMS) - 1 - same[:, ::-1].argmax(axis=1)
-        any_found = same.any(axis=1)
-        start = np.where(any_found, found[rows, strength], last)
+        start = np.where(any_found, start, last)
         period = texts.num_tokens - start
         index = start[:, None] + self._ahead % period[:, None]
         self.tokens = texts.host[rows[:, None], index]
         draft_len = np.where(any_found, len(self._ahead), 0)
+        strength = np.maximum(strength, 0)
         return Offer(self.number, draft_len.astype(np.int32), strength.astype(np.int32))
 
-    def _windows(self, rows: Longs, columns: Longs) -> Longs:
+    def _windows(self, rows: Longs, columns: Longs) -> Tokens:
         """The tokens (rows, c, longest) up to each column, latest first."""
-        windows: Longs = self._texts.host[rows, np.maximum(columns[..., None] - self._back, 0)]
+        windows: Tokens = self._texts.host[rows, np.maximum(columns[..., None] - BACK, 0)]
         return windows
