@@ -91,6 +91,8 @@ def _measure(arguments: argparse.Namespace, folder: Path) -> list[dict[str, Any]
                         unlike[key] = unlike.get(key, 0) + sum(
                             a != b for a, b in zip(*texts, strict=True)
                         )
+    for line in engines.values():
+        line.send(None)
     return [_row(key, np.array(rates), unlike[key]) for key, rates in found.items()]
 
 
@@ -124,7 +126,7 @@ def _row(key: tuple[int, str, str], rates: np.ndarray, num_unlike: int) -> dict[
 
 
 def _serve(method: str, target: Path, line: Connection) -> None:
-    """An engine that answers jobs until the line is closed."""
+    """An engine that answers jobs until there are none."""
     from vllm import LLM, SamplingParams
 
     config = speculative_config("ngram", target)
@@ -146,8 +148,8 @@ def _serve(method: str, target: Path, line: Connection) -> None:
         scheduler_cls="flyball.integrations.vllm.GovernedScheduler",
     ).llm_engine
     line.send("ready")
-    while True:
-        jobs, load = line.recv()
+    while (asked := line.recv()) is not None:
+        jobs, load = asked
         texts: dict[int, tuple[int, ...]] = {}
         waiting = iter(enumerate(jobs))
         start_s = time.perf_counter()

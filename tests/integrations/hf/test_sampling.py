@@ -138,7 +138,6 @@ def test_with_prompt_lookup_and_drafts_that_change(
 
 
 @pytest.mark.parametrize("warp", WARPERS.values(), ids=WARPERS)
-@pytest.mark.parametrize("name", ["goodput", "threshold"])
 def test_with_block_verification(pair: tuple[Any, Any], name: str, warp: dict[str, float]) -> None:
     gov = make_gov(pair, name, lookup=True, verification="block")
     shuffle_drafts(gov, 4)
