@@ -138,8 +138,8 @@ def test_with_prompt_lookup_and_drafts_that_change(
 
 
 @pytest.mark.parametrize("warp", WARPERS.values(), ids=WARPERS)
-def test_with_block_verification(pair: tuple[Any, Any], name: str, warp: dict[str, float]) -> None:
-    gov = make_gov(pair, name, lookup=True, verification="block")
+def test_with_block_verification(pair: tuple[Any, Any], warp: dict[str, float]) -> None:
+    gov = make_gov(pair, "goodput", lookup=True, verification="block")
     shuffle_drafts(gov, 4)
     counts = draw_counts(gov, pair[0], warp)
     assert p_value(counts, expected_probs(pair[0], warp)) > FALSE_ALARM_RATE
