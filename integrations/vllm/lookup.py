@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flyball.controller.contract import Offer
+from flyball.controller.guard import BadAnswerError, Guard
 from flyball.estimators.drafts import OfferDraft
 from flyball.integrations.lookup import PromptLookup
 from flyball.integrations.ngrams import BACK, Tokens
@@ -49,15 +50,22 @@ class LookupDrafter:
     not always the better one: what an offer is worth is learned from how both agreed with the
     text that settled, by length of n-gram, position and request, used or not. The better offer is
     proposed, as far as it is likely to be accepted; the governor cuts what does not pay. vLLM
-    tells rows, not requests: that a row has another text is seen by its last tokens.
+    tells rows, not requests: that a row has another text is seen by its last tokens. A fault costs
+    drafts for a while, and what was known.
 
     Args:
         vllm_config: the engine's.
     """
 
     def __init__(self, vllm_config: Any) -> None:
-        num_rows = vllm_config.scheduler_config.max_num_seqs
+        self._num_rows = int(vllm_config.scheduler_config.max_num_seqs)
         self._most = int(vllm_config.speculative_config.num_speculative_tokens)
+        self._guard = Guard()
+        self._num_steps = 0
+        self._start_anew()
+
+    def _start_anew(self) -> None:
+        num_rows = self._num_rows
         self._batch = _Batch(num_rows)
         self._own = PromptLookup(0, num_rows, self._batch, self._most)
         self._ended = EndedTexts(_MEMORY_BITS, self._most)
@@ -92,25 +100,34 @@ class LookupDrafter:
         Returns:
             At most `num_speculative_tokens` for each row.
         """
-        count = len(sampled_token_ids)
-        if count == 0:
-            return []
+        self._num_steps += 1
+        if sampled_token_ids and not self._guard.benched(self._num_steps):
+            try:
+                drafts, length = self._propose(
+                    len(sampled_token_ids), num_tokens_no_spec, token_ids_cpu
+                )
+                rows = zip(drafts.tolist(), length.tolist(), sampled_token_ids, strict=True)
+                return [row[:num] if new else [] for row, num, new in rows]
+            except Exception as error:
+                self._guard.count("lookup", repr(error))
+                self._guard.bench(self._num_steps)
+                self._start_anew()
+        return [[] for _ in sampled_token_ids]
+
+    def _propose(
+        self, count: int, num_tokens: NDArray[np.int32], host: NDArray[np.int32]
+    ) -> tuple[Tokens, Longs]:
+        """Tokens (count, K) for the first rows, and how many of them are proposed (count,)."""
         batch = self._batch
-        batch.host = token_ids_cpu
-        batch.num_tokens = num_tokens_no_spec[:count].astype(np.int64)
+        batch.host = host
+        batch.num_tokens = num_tokens[:count].astype(np.int64)
         others = self._others()
         self._compare(others)
         self._replace(np.flatnonzero(others))
         self._end(count + np.flatnonzero(self._known[count:]))
         self._follow()
         self._offers = self._look_up()
-        drafts, length = self._choose()
-        return [
-            row[:num] if new else []
-            for row, num, new in zip(
-                drafts.tolist(), length.tolist(), sampled_token_ids, strict=True
-            )
-        ]
+        return self._choose()
 
     def _others(self) -> NDArray[np.bool_]:
         """Rows whose text is another one than in the step before."""
@@ -144,7 +161,12 @@ class LookupDrafter:
                 compared.astype(np.int32),
             )
             if worth.due:
-                worth.learn()
+                self._learn(worth)
+
+    def _learn(self, worth: OfferDraft) -> None:
+        worth.learn()
+        if not worth.healthy:
+            raise BadAnswerError("expected finite hazards")
 
     def _replace(self, rows: Longs) -> None:
         """Other texts begin in these rows (r,)."""
@@ -152,7 +174,7 @@ class LookupDrafter:
             return
         self._end(rows[self._known[rows] > 0])
         for worth in self._worth:
-            worth.learn()  # nothing of theirs may be pending
+            self._learn(worth)  # nothing of theirs may be pending
             worth.admit(rows.astype(np.int32))
         self._own.add(rows)
 

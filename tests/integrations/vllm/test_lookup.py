@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from flyball.integrations.outputs import EndedTexts
 from flyball.integrations.vllm.lookup import LookupDrafter
 
 ROWS, WIDTH, MOST = 6, 256, 4
@@ -80,6 +81,16 @@ def test_the_source_that_is_right_is_taken() -> None:
         text.append(script[2 * step + 1])
         engine.propose(text)
     assert right >= 50
+
+
+def test_a_fault_costs_drafts_for_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
+    engine, text = Engine(), [1, 2, 3, 1, 2]
+    with monkeypatch.context() as broken:
+        broken.setattr(EndedTexts, "propose", None)
+        assert engine.propose(text) == [[]]
+    drafts = [engine.propose([*text, 3])[0] for _ in range(200)]
+    first = next(step for step, draft in enumerate(drafts) if draft)
+    assert drafts[:first] == [[]] * first and drafts[first:] == [[1, 2, 3, 1]] * (200 - first)
 
 
 def test_whatever_the_batch_does_drafts_are_tokens_and_memory_is_bounded() -> None:
