@@ -26,8 +26,8 @@ from benchmarks import report
 from benchmarks.vllm_load import DOMAINS, Job, domain_jobs
 from benchmarks.vllm_server import ENGINE_ENVIRONMENT, MAX_MODEL_LEN, MAX_NUM_SEQS
 from benchmarks.vllm_serving import PACKAGES, read_prompts
-from benchmarks.vllm_variants import MAX_DRAFT_LEN, POLICY, constant, speculative_config
-from flyball.commands.vllm_args import LOOKUP
+from benchmarks.vllm_variants import MAX_DRAFT_LEN, POLICY, speculative_config
+from flyball.commands import vllm_args
 from flyball.demo.widen import save_for_vllm
 
 LOADS = (1, 16)
@@ -131,12 +131,7 @@ def _serve(method: str, target: Path, line: Connection) -> None:
 
     config = speculative_config("ngram", target)
     if method == "lookup":
-        config = {
-            "method": "custom_class",
-            "model": LOOKUP,
-            "num_speculative_tokens": MAX_DRAFT_LEN,
-            "num_speculative_tokens_per_batch_size": constant(MAX_DRAFT_LEN),
-        }
+        config = vllm_args.speculative_config("lookup", MAX_DRAFT_LEN, MAX_NUM_SEQS, None)
     engine = LLM(
         str(target),
         dtype="float32",

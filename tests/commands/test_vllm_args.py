@@ -1,6 +1,7 @@
 """`flyball vllm-args` prints flags that vLLM takes."""
 
 import json
+import pkgutil
 import shlex
 from pathlib import Path
 
@@ -56,6 +57,14 @@ def test_a_draft_model_is_named_where_the_method_needs_one(
 ) -> None:
     found = flags(capsys, str(policy), "--method", "draft_model", "--draft-model", "some/draft")
     assert json.loads(found["--speculative-config"])["model"] == "some/draft"
+
+
+def test_lookup_is_a_class_of_ours(policy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    found = flags(capsys, str(policy), "--method", "lookup")
+    config = json.loads(found["--speculative-config"])
+    assert config["method"] == "custom_class"
+    assert pkgutil.resolve_name(config["model"]).propose
+    assert config["num_speculative_tokens"] == 5
 
 
 @pytest.mark.parametrize(
