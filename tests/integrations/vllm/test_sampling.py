@@ -25,6 +25,7 @@ from transformers import LlamaForCausalLM
 from vllm import SamplingParams
 from vllm_engines import Engine, tiny_llama
 
+from flyball.commands.vllm_args import LOOKUP
 from flyball.policies.length.base import Ints, LengthPolicy, View
 from flyball.policies.length.goodput import Goodput, GoodputSettings
 from flyball.policies.length.static import Static, StaticSettings
@@ -37,6 +38,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "sampled drafts": {"method": "draft_model", "draft_sample_method": "probabilistic"},
     "greedy drafts": {"method": "draft_model"},
     "ngram": {"method": "ngram", "prompt_lookup_max": 2, "prompt_lookup_min": 1},
+    "lookup": {"method": "custom_class", "model": LOOKUP},
 }
 
 
