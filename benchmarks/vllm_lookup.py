@@ -72,6 +72,7 @@ def _measure(arguments: argparse.Namespace, folder: Path) -> list[dict[str, Any]
     for method in METHODS:
         engines[method], theirs = context.Pipe()
         context.Process(target=_serve, args=(method, target, theirs), daemon=True).start()
+        theirs.close()  # or its end would not be noticed
         engines[method].recv()
     prompts, num_reps = read_prompts(), 2 if arguments.quick else 10
     found: dict[tuple[int, str, str], list[list[float]]] = {}

@@ -35,22 +35,6 @@ class SettledTexts(Protocol):
         """(rows,) columns of left padding."""
 
 
-class Moves(Protocol):
-    """How rows close up."""
-
-    @property
-    def sources(self) -> Longs:
-        """(m,) rows that move."""
-
-    @property
-    def targets(self) -> Longs:
-        """(m,) where to."""
-
-    @property
-    def order(self) -> Longs:
-        """(rows left,) the row that each had before."""
-
-
 class PromptLookup:
     """Finds where each row's last tokens stood before, in its prompt or in what it has produced.
 
@@ -85,10 +69,10 @@ class PromptLookup:
         self._table.forget(rows)
         self._indexed[rows] = self._texts.num_padding[rows]
 
-    def keep(self, moves: Moves) -> None:
-        """Close up after rows have left."""
-        self._table.move(moves.sources, moves.targets)
-        self._indexed[: len(moves.order)] = self._indexed[moves.order]
+    def move(self, sources: Longs, targets: Longs) -> None:
+        """Texts move to other rows."""
+        self._table.move(sources, targets)
+        self._indexed[targets] = self._indexed[sources]
 
     def offer(self) -> Offer | None:
         """What it proposes for each row now, or None where it finds nothing for any of them.
@@ -98,16 +82,15 @@ class PromptLookup:
         texts = self._texts
         rows, indexed = np.arange(texts.num_rows), self._indexed[: texts.num_rows]
         last = texts.num_tokens - 1
-        width = int((last - indexed).max()) + 1
-        columns = last[:, None] - np.arange(width)[::-1]  # those to index, and the last one
-        windows = self._windows(rows[:, None, None], columns)
-        hashes = self._table.hashes(windows)
-        row, place = np.nonzero(columns[:, :-1] >= indexed[:, None])
-        self._table.add(row, hashes[row, place], columns[row, place] + 1)
+        new = np.maximum(last - indexed, 0)
+        row = rows.repeat(new)
+        column = np.arange(len(row)) - (new.cumsum() - new - indexed)[row]
+        self._table.add(row, self._table.hashes(self._windows(row, column)), column + 1)
         indexed[:] = last
-        found = self._table.find(rows, hashes[:, -1])
-        candidates = self._windows(rows[:, None, None], found - 1)
-        strength, start = longest_match(windows[:, -1], candidates, found)
+        windows = self._windows(rows, last)
+        found = self._table.find(rows, self._table.hashes(windows))
+        candidates = self._windows(rows[:, None], found - 1)
+        strength, start = longest_match(windows, candidates, found)
         any_found = strength >= 0
         if not any_found.any():
             return None
@@ -120,6 +103,7 @@ class PromptLookup:
         return Offer(self.number, draft_len.astype(np.int32), strength.astype(np.int32))
 
     def _windows(self, rows: Longs, columns: Longs) -> Tokens:
-        """The tokens (rows, c, longest) up to each column, latest first."""
-        windows: Tokens = self._texts.host[rows, np.maximum(columns[..., None] - BACK, 0)]
+        """The tokens (..., longest) up to columns (...) of rows, latest first."""
+        places = np.maximum(columns[..., None] - BACK, 0)
+        windows: Tokens = self._texts.host[rows[..., None], places]
         return windows

@@ -22,7 +22,7 @@ class EndedTexts:
 
     def __init__(self, bits: int, max_draft_len: int) -> None:
         self._size = 2**bits
-        # What is read beyond the ring's end stands behind it once more; no text begins at 0.
+        # A proposal may be read beyond the end; 0 is no place of a text, but for none.
         self._ring = np.full(self._size + max_draft_len, _GAP, np.int32)
         self._table = NgramTable(1, bits)
         self._ahead = np.arange(max_draft_len)

@@ -112,12 +112,13 @@ def verify_block(
     p_drawn = target_probs[:, :-1].gather(2, index).squeeze(2)
     ratio = p_drawn / draft_probs.gather(2, index).squeeze(2)
     kept = torch.ones(count, width + 1, dtype=ratio.dtype, device=ratio.device)  # P
+    chance = torch.empty_like(ratio)  # h of each prefix of 1 to K tokens
     for place in range(width):
         kept[:, place + 1] = (kept[:, place] * ratio[:, place]).clamp(max=1)
-    residual = (kept[:, :-1, None] * target_probs[:, :-1] - draft_probs).clamp(min=0)
-    surplus = residual.sum(dim=2)  # Z
-    chance = kept[:, 1:].clone()
-    chance[:, :-1] = surplus[:, 1:] / (surplus[:, 1:] + 1 - kept[:, 1:-1])
+        if place:
+            scaled = kept[:, place, None] * target_probs[:, place]
+            surplus = (scaled - draft_probs[:, place]).clamp(min=0).sum(dim=1)  # Z
+            chance[:, place - 1] = surplus / (surplus + 1 - kept[:, place])
     places = torch.arange(1, width + 1, device=ratio.device)
     at_end = places == draft_len[:, None]
     chance = torch.where(at_end, kept[:, 1:], chance)
@@ -125,7 +126,8 @@ def verify_block(
     num_accepted = (passed * places).amax(dim=1)
     rows = _rows(num_accepted)
     target_row = target_probs[rows, num_accepted]
-    rest = residual[rows, num_accepted.clamp(max=width - 1)]
+    at = num_accepted.clamp(max=width - 1)
+    rest = (kept[rows, at, None] * target_probs[rows, at] - draft_probs[rows, at]).clamp(min=0)
     rejected = num_accepted < draft_len
     return num_accepted, _draw(torch.where(rejected[:, None], rest, target_row), target_row)
 

@@ -54,7 +54,7 @@ class Drafts:
         for model in self._models:
             model.keep(moves)
         if self._lookup is not None:
-            self._lookup.keep(moves)
+            self._lookup.move(moves.sources, moves.targets)
 
     def offers(self) -> list[Offer]:
         """What is proposed without running a model."""

@@ -123,8 +123,7 @@ class LookupDrafter:
         batch.num_tokens = num_tokens[:count].astype(np.int64)
         others = self._others()
         self._compare(others)
-        self._replace(np.flatnonzero(others))
-        self._end(count + np.flatnonzero(self._known[count:]))
+        self._replace(np.flatnonzero(others), count + np.flatnonzero(self._known[count:]))
         self._follow()
         self._offers = self._look_up()
         return self._choose()
@@ -168,22 +167,38 @@ class LookupDrafter:
         if not worth.healthy:
             raise BadAnswerError("expected finite hazards")
 
-    def _replace(self, rows: Longs) -> None:
-        """Other texts begin in these rows (r,)."""
-        if len(rows) == 0:
+    def _replace(self, rows: Longs, gone: Longs) -> None:
+        """Other texts are in these rows (r,), and none in those that are gone (g,)."""
+        if len(rows) + len(gone) == 0:
             return
-        self._end(rows[self._known[rows] > 0])
+        left = np.concatenate([rows, gone])
+        left = left[self._known[left] > 0]
+        sources, targets = self._moves(left, rows)
+        for row in np.setdiff1d(left, sources).tolist():
+            end = int(self._known[row])
+            self._ended.add(self._kept[row, np.arange(max(0, end - _KEPT), end) % _KEPT])
         for worth in self._worth:
             self._learn(worth)  # nothing of theirs may be pending
             worth.admit(rows.astype(np.int32))
-        self._own.add(rows)
+        self._kept[targets] = self._kept[sources]
+        self._own.move(sources, targets)
+        moved = self._known[sources]
+        self._known[left] = 0
+        self._known[targets] = moved
+        self._own.add(np.setdiff1d(rows, targets))
 
-    def _end(self, rows: Longs) -> None:
-        """The texts of these rows (r,) ended, or went to other rows."""
-        for row in rows.tolist():
-            end = int(self._known[row])
-            self._ended.add(self._kept[row, np.arange(max(0, end - _KEPT), end) % _KEPT])
-        self._known[rows] = 0
+    def _moves(self, left: Longs, rows: Longs) -> tuple[Longs, Longs]:
+        """Where texts that left their rows (l,) are now, among other rows (r,): from, and to."""
+        left = left[self._known[left] >= len(_WITNESSES)]
+        if len(left) == 0 or len(rows) == 0:
+            return left[:0], rows[:0]
+        known = self._known[left]
+        places = known[:, None] - _WITNESSES  # (l, witnesses)
+        there = self._batch.host[rows[:, None, None], places]
+        same = (there == self._kept[left[:, None], places % _KEPT]).all(axis=2)
+        same &= self._batch.num_tokens[rows][:, None] >= known
+        found = same.any(axis=1)
+        return left[same.argmax(axis=1)[found]], rows[found]
 
     def _follow(self) -> None:
         """Keep the tokens that are new."""

@@ -65,6 +65,16 @@ def test_rows_that_change_places_are_seen() -> None:
     assert engine.propose([*one, 3, 4]) == [[1, 2, 3, 4]]
 
 
+def test_a_text_that_moved_has_not_ended() -> None:
+    engine = Engine()
+    story, short = list(range(100, 140)), [1, 2, 3]
+    engine.propose(short, story)
+    engine.propose([*story, 140])  # it moved into the row of the short one, which ended
+    assert engine.propose([*story, 140, 141], [7, 110, 111]) == [[], []]
+    assert engine.propose([*story, 140, 141, 142], [7, 110, 111, 1, 2]) == [[], [3]]
+    assert not engine.drafter._guard.faults
+
+
 def test_the_source_that_is_right_is_taken() -> None:
     """Both have an offer each time, of equal n-grams: the text's own is wrong, the other right."""
     engine, rng = Engine(), np.random.default_rng(0)
@@ -93,7 +103,7 @@ def test_a_fault_costs_drafts_for_a_while(monkeypatch: pytest.MonkeyPatch) -> No
     assert drafts[:first] == [[]] * first and drafts[first:] == [[1, 2, 3, 1]] * (200 - first)
 
 
-def test_whatever_the_batch_does_drafts_are_tokens_and_memory_is_bounded() -> None:
+def test_whatever_the_batch_does_drafts_are_tokens() -> None:
     engine, rng = Engine(), np.random.default_rng(1)
     texts: list[list[int]] = []
     for _ in range(600):
@@ -107,3 +117,4 @@ def test_whatever_the_batch_does_drafts_are_tokens_and_memory_is_bounded() -> No
         for text, draft in zip(texts, drafts, strict=True):
             assert len(draft) <= MOST and all(0 <= token < 5 for token in draft)
             text += [*draft[: rng.integers(0, MOST + 1)], int(rng.integers(0, 5))]
+    assert not engine.drafter._guard.faults
