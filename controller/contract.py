@@ -28,10 +28,15 @@ class DraftInfo:
         steps: whether its length is decided before its proposals are known; a model that drafts
             token by token can besides be stopped in mid-draft and reads skipped text. Otherwise
             its proposals are known before the round and cost nothing (prompt lookup).
+        kind: drafts of the same kind cost the same; None for one of its own kind.
+        together: whether all members of the ensemble draft together as this draft, by
+            `Plan.weights`; how it would have done shows only where it drafts.
     """
 
     name: str
     steps: bool = True
+    kind: int | None = None
+    together: bool = False
 
 
 @dataclass(frozen=True)
@@ -50,6 +55,7 @@ class HostInfo:
         rounds_overlap: whether one step verifies, drafts for the round after and reads prompts,
             so that a cost is one of a step, not of a round; for hosts with one draft.
         drafts: what it can draft with; with none the length is always 0.
+        num_members: of the ensemble; 0 without one.
     """
 
     engine_id: str
@@ -61,6 +67,7 @@ class HostInfo:
     feedback_delay: int = 0
     rounds_overlap: bool = False
     drafts: tuple[DraftInfo, ...] = (DraftInfo("model"),)
+    num_members: int = 0
 
 
 @dataclass(frozen=True)
@@ -87,11 +94,13 @@ class Plan:
         step_id: to be given back with the outcome.
         draft_len: (n,) tokens to draft for each request.
         draft: (n,) which draft each request uses; meaningless where draft_len is 0.
+        weights: (n, members) of the ensemble, each row a distribution; None without one.
     """
 
     step_id: int
     draft_len: Ints
     draft: Ints
+    weights: Floats | None = None
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import time
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -27,9 +28,10 @@ class CachedModel:
 
     Args:
         model: decoder-only model that passed `checks.check_model`.
-        num_rows: most rows at a time.
+        num_rows: most texts at a time.
         capacity: columns to start with; more are added as needed.
         keep_hidden: keep the last hidden states of each forward.
+        num_lanes: rows that belong to each text, next to each other.
 
     Attributes:
         hidden: (rows, width, hidden) states that the latest forward's logits were made from, where
@@ -38,53 +40,70 @@ class CachedModel:
     """
 
     def __init__(
-        self, model: PreTrainedModel, num_rows: int, capacity: int, keep_hidden: bool = False
+        self,
+        model: PreTrainedModel,
+        num_rows: int,
+        capacity: int,
+        keep_hidden: bool = False,
+        num_lanes: int = 1,
     ) -> None:
         self.model = model
-        self.context: int = getattr(model.config, "max_position_embeddings", None) or 2**62
+        config = model.config.get_text_config()
+        self.context: int = getattr(config, "max_position_embeddings", None) or 2**62
         self.hidden = torch.empty(0)
         self.forward_s = 0.0
         self._keep_hidden = keep_hidden
-        self._cache = RowCache(model, num_rows, capacity)
+        self._cache = RowCache(model, num_rows * num_lanes, capacity, num_lanes)
         self._takes_logits_to_keep = (
             "logits_to_keep" in inspect.signature(model.forward).parameters
         )
         self._causal = torch.empty(0)
         self._causal_room = 0
 
-    def read_prompts(self, tokens: torch.Tensor, lengths: Longs, rows: Longs) -> torch.Tensor:
+    def read_prompts(
+        self,
+        tokens: torch.Tensor,
+        lengths: Longs,
+        rows: Longs,
+        images: Mapping[str, torch.Tensor] | None = None,
+    ) -> torch.Tensor:
         """Fill empty rows.
 
         Args:
-            tokens: (r, width) prompts from column 0 on; anything behind their ends.
+            tokens: (r, width) prompts from column 0 on, or (r, width, hidden) their embeddings;
+                anything behind their ends.
             lengths: (r,) tokens of each prompt, at least 1.
             rows: (r,) rows to fill.
+            images: of the prompts, as the model's forward takes them.
 
         Returns:
             (r, vocab) logits after each prompt.
         """
         self._cache.begin_prompt(rows, tokens.shape[1], tokens.device)
         # What follows a prompt's end is never attended to, so the causal mask alone is right.
-        positions = torch.arange(tokens.shape[1], device=tokens.device).expand(tokens.shape)
+        positions = torch.arange(tokens.shape[1], device=tokens.device).expand(tokens.shape[:2])
         last, place = np.unique(lengths - 1, return_inverse=True)
         wanted = upload(last, tokens.device)
-        logits = self._run(tokens, positions, None, wanted)
+        logits = self._run(tokens, positions, None, wanted, images)
         if not self._takes_logits_to_keep:
             logits = logits[:, wanted]
         return logits[torch.arange(len(rows), device=tokens.device), upload(place, tokens.device)]
 
-    def forward(self, tokens: torch.Tensor, lengths: Longs) -> torch.Tensor:
+    def forward(
+        self, tokens: torch.Tensor, lengths: Longs, lane: int | None = None
+    ) -> torch.Tensor:
         """Feed one block of columns.
 
         Args:
             tokens: (rows, width) token ids; a row may end in columns that it does not keep.
             lengths: (rows,) tokens that each row has in the cache.
+            lane: which one of each text's rows goes on; None for all of them.
 
         Returns:
             (rows, width, vocab) logits.
         """
         width = tokens.shape[1]
-        num_columns = self._cache.begin_step(lengths, width, tokens.device)
+        num_columns = self._cache.begin_step(lengths, width, tokens.device, lane)
         # A text may outgrow the context one token at a time, as in stock decoding; what is drafted
         # behind it is not kept, and models with learned positions have none for it.
         last = np.maximum(lengths, self.context - 1)[:, None]
@@ -102,15 +121,16 @@ class CachedModel:
         positions: torch.Tensor,
         mask: torch.Tensor | None,
         logits_to_keep: int | torch.Tensor,
+        images: Mapping[str, torch.Tensor] | None = None,
     ) -> torch.Tensor:
-        extra: dict[str, Any] = {}
+        extra: dict[str, Any] = dict(images or {})
+        extra["inputs_embeds" if tokens.is_floating_point() else "input_ids"] = tokens
         if self._takes_logits_to_keep:
             extra["logits_to_keep"] = logits_to_keep
         if self._keep_hidden:
             extra["output_hidden_states"] = True
         start = time.perf_counter()
         output = self.model(
-            input_ids=tokens,
             attention_mask=mask,
             position_ids=positions,
             past_key_values=self._cache,

@@ -1,0 +1,90 @@
+"""The ensemble's weights: who sets them, and from what."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from flyball.controller.guard import BadAnswerError
+from flyball.controller.policy_file import PolicyFile
+from flyball.estimators.slots import SlotPool
+from flyball.policies.ensemble.base import EnsemblePolicy, Evidence
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int32]
+Rows = NDArray[np.intp]
+
+_ROUNDING = 1e-6
+
+
+class Ensemble:
+    """Holds the ensemble policy, which is made when it is first needed and anew after a fault.
+
+    Args:
+        file: says which policy.
+        num_members: that have weights.
+        pool: of the slots that are taken.
+    """
+
+    def __init__(self, file: PolicyFile, num_members: int, pool: SlotPool) -> None:
+        self._file = file
+        self._num_members = num_members
+        self._pool = pool
+        self._made: EnsemblePolicy | None = None
+
+    @property
+    def _policy(self) -> EnsemblePolicy:
+        if self._made is None:
+            rng = np.random.default_rng(0)
+            self._made = self._file.make_ensemble_policy(self._num_members, rng)
+            assert self._made is not None  # there is an ensemble where the file has a section
+            self._made.admit(self._pool.taken)
+        return self._made
+
+    def reload(self, file: PolicyFile) -> None:
+        """Another file is in force; without an ensemble section the policy stays."""
+        if file.ensemble is not None and file.ensemble != self._file.ensemble:
+            self._file = file
+            self.forget()
+
+    def forget(self) -> None:
+        """Start anew."""
+        self._made = None
+
+    @property
+    def runs_one(self) -> bool:
+        """Whether members without weight need not run."""
+        return self._policy.runs_one
+
+    @property
+    def grid(self) -> Floats:
+        """Weights (vectors, members) that evidence of the kind "grid" judges."""
+        return self._policy.grid
+
+    def evidence(self, sampled: bool) -> Evidence | None:
+        """What the policy learns from."""
+        return self._policy.evidence(sampled)
+
+    def admit(self, slots: Ints) -> None:
+        """New requests take these slots (n,)."""
+        self._policy.admit(slots)
+
+    def decide(self, slots: Ints, sampled: bool) -> Floats:
+        """Weights (n, members) for the coming round.
+
+        Raises:
+            BadAnswerError: they are not distributions.
+        """
+        weights = self._policy.decide(slots, sampled)
+        shape = (len(slots), self._num_members)
+        if not isinstance(weights, np.ndarray) or weights.shape != shape:
+            raise BadAnswerError(f"expected weights of shape {shape}, but got {weights!r:.80}")
+        # NaN fails both.
+        sums = weights.sum(axis=1)
+        if not ((weights >= 0.0).all() and (abs(sums - 1.0) <= _ROUNDING).all()):
+            raise BadAnswerError(f"expected weights that sum to 1, but got {weights!r:.80}")
+        return weights
+
+    def learn(self, slots: Ints, row: Rows, values: Floats, sampled: bool) -> None:
+        """What observed positions showed; see `EnsemblePolicy.learn`."""
+        self._policy.learn(slots, row, values, sampled)

@@ -1,0 +1,86 @@
+"""What a round drafted."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+Longs = NDArray[np.int64]
+Bools = NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class MemberProbs:
+    """What an ensemble's members said, by position.
+
+    Attributes:
+        probs: K tensors (rows, members, vocab).
+        mixture: K tensors (rows, vocab) that were drawn from, or whose argmax was taken.
+        present: K tensors (rows, members), whether the member had a say.
+    """
+
+    probs: list[torch.Tensor]
+    mixture: list[torch.Tensor]
+    present: list[torch.Tensor]
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """A finished draft.
+
+    Attributes:
+        tokens: (rows, K) drafted tokens.
+        draft_len: (rows,) how many of them are proposed.
+        probs: (rows, K, vocab) the distributions they were drawn from, where `drawn`; None under
+            greedy and where nothing was drawn.
+        drawn: (rows,) whether the row's tokens were drafted by a model; the others' distribution
+            is a point mass. None where no model drafted.
+        confidence: (rows, K) largest probabilities, or what an acceptance head predicts; None
+            where nobody asked.
+        entropy: (rows, K) of the distributions, in nats; None where nobody asked.
+        members: of the ensemble, for rows that are `drawn`; None where one draft drafted alone.
+    """
+
+    tokens: torch.Tensor
+    draft_len: Longs
+    probs: torch.Tensor | None = None
+    drawn: Bools | None = None
+    confidence: NDArray[np.float64] | None = None
+    entropy: NDArray[np.float64] | None = None
+    members: MemberProbs | None = None
+
+    @classmethod
+    def nothing(cls, num_rows: int, device: torch.device) -> Proposal:
+        """No draft for any row."""
+        tokens = torch.zeros(num_rows, 0, dtype=torch.long, device=device)
+        return cls(tokens, np.zeros(num_rows, np.int64))
+
+    def merge(self, other: Proposal, rows: torch.Tensor) -> Proposal:
+        """This one in its own rows, else another one without a model.
+
+        Args:
+            other: with a point mass as distribution.
+            rows: (rows,) on the device, those of this one.
+        """
+        surplus = max(0, other.tokens.shape[1] - self.tokens.shape[1])
+        tokens = torch.nn.functional.pad(self.tokens, (0, surplus))
+        width = other.tokens.shape[1]
+        tokens[:, :width] = torch.where(rows[:, None], tokens[:, :width], other.tokens)
+
+        def widen(values: NDArray[np.float64] | None) -> NDArray[np.float64] | None:
+            if values is None:
+                return None
+            return np.pad(values, ((0, 0), (0, surplus)), constant_values=np.nan)
+
+        return Proposal(
+            tokens,
+            np.maximum(self.draft_len, other.draft_len),
+            self.probs,
+            self.drawn,
+            widen(self.confidence),
+            widen(self.entropy),
+            self.members,
+        )
