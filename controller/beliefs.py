@@ -60,8 +60,10 @@ class Beliefs:
         self._guard = guard
         self._stepping = [i for i, draft in enumerate(host.drafts) if draft.steps]
         infos = [host.drafts[i] for i in self._stepping]
-        kinds = [(info.kind is None, i if info.kind is None else info.kind)
-                 for i, info in zip(self._stepping, infos, strict=True)]
+        kinds = [
+            (info.kind is None, i if info.kind is None else info.kind)
+            for i, info in zip(self._stepping, infos, strict=True)
+        ]
         known = list(dict.fromkeys(kinds))
         self._kinds = [known.index(kind) for kind in kinds]
         self._together = next((way for way, info in enumerate(infos) if info.together), None)

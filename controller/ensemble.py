@@ -61,6 +61,11 @@ class Ensemble:
         """Weights (vectors, members) that evidence of the kind "grid" judges."""
         return self._policy.grid
 
+    @property
+    def reads_kl(self) -> bool:
+        """Whether evidence of the kind "grid" needs its divergences."""
+        return self._policy.reads_kl
+
     def evidence(self, sampled: bool) -> Evidence | None:
         """What the policy learns from."""
         return self._policy.evidence(sampled)

@@ -143,8 +143,8 @@ class CostEstimator:
         round_s(k) = verify_s(k + 1) + k * draft_step_s + host_s
 
     with one set of curves for each batch size, rounded to a power of two; drafts differ in their
-    step only, and drafts of one kind in nothing. Where a host gives only the seconds of the whole step, they all count as
-    verification, which leaves round_s right as long as there is one draft.
+    step only, and drafts of one kind in nothing. Where a host gives only the seconds of the whole
+    step, they all count as verification, which leaves round_s right as long as there is one draft.
 
     Args:
         max_draft_len: largest draft length in tokens.

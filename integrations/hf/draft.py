@@ -37,8 +37,8 @@ class ModelDraft:
     drafted token, and the last drafted one is read only once it is settled. Reading tells for
     every skipped token whether the draft would have been right, which the governor is told.
 
-    A model may see prompts in several views; each has a lane of its own in the cache, with its own
-    positions, and all lanes of all rows run as one batch. Where a lane is asked for, it runs alone.
+    A model may see prompts in several views; each has a lane of its own in the cache, with its
+    own positions, and all lanes of all rows run as one batch. A lane may also run alone.
 
     Args:
         views: of the model, one a lane.
@@ -100,7 +100,9 @@ class ModelDraft:
                 offset[:, lane] = texts.prompt_len[rows] - [len(p.tokens) for p in viewed]
                 if images is not None:
                     _check_ends(prompts, viewed)
-                    self._viewed.update({(int(r), lane): p for r, p in zip(rows, viewed, strict=True)})
+                    self._viewed.update(
+                        {(int(r), lane): p for r, p in zip(rows, viewed, strict=True)}
+                    )
             # A row of which no view sees what it wants is read as text.
             present[~present.any(axis=1), 0] = True
             missing = [view for lane, view in enumerate(self._views) if not present[:, lane].all()]
@@ -175,11 +177,11 @@ class ModelDraft:
         self._seen[:, lanes] = seen + lag
         if width == 1:
             self._keep_state(slice(None), 0)
-            return logits[:, 0].unflatten(0, shape)
+            return _by_lane(logits[:, 0], shape)
         if width > _LONG_READ:
             self.has_read = True
         if width > _LONG_READ or self._governor.follows_shadows:
-            by_lane = logits.unflatten(0, shape)
+            by_lane = _by_lane(logits, shape)
             for place, lane in enumerate(range(*lanes.indices(len(self._views)))):
                 known = np.arange(1, width) < lag[:, place, None]
                 self._report(
@@ -188,7 +190,7 @@ class ModelDraft:
         every = upload(np.arange(seen.size), texts.device)
         last = upload(np.maximum(lag - 1, 0).ravel(), texts.device)
         self._keep_state(every, last)
-        return logits[every, last].unflatten(0, shape)
+        return _by_lane(logits[every, last], shape)
 
     def _keep_state(self, rows: torch.Tensor | slice, columns: torch.Tensor | int) -> None:
         if self._head is not None:
@@ -208,7 +210,10 @@ class ModelDraft:
         lengths = texts.prompt_len[rows] - self._offset[rows, lane] - 1
         lengths = np.maximum(lengths, 1)
         width = int(lengths.max())
-        viewed = [self._viewed.pop((r, v), None) for r, v in zip(rows.tolist(), lane.tolist())]
+        viewed = [
+            self._viewed.pop((r, v), None)
+            for r, v in zip(rows.tolist(), lane.tolist(), strict=True)
+        ]
         if viewed[0] is not None:
             prompts = [prompt for prompt in viewed if prompt is not None]
             tokens = embed(self.cached.model, prompts, width)
@@ -262,7 +267,7 @@ class ModelDraft:
         logits = self._forward(tokens.repeat_interleave(ahead.shape[1], dim=0), ahead, lanes)
         self._keep_state(slice(None), 0)
         self._fed[:, lanes] += going_on[:, None]
-        return logits[:, 0].unflatten(0, ahead.shape)
+        return _by_lane(logits[:, 0], ahead.shape)
 
     def signs(self, sure: Confidence) -> torch.Tensor:
         """What the governor is told (signs, rows) of the next tokens: confidence, entropy."""
@@ -280,6 +285,11 @@ class ModelDraft:
         if self._drafted:
             self._seen = self._seen + np.minimum(num_accepted[:, None], self._fed)
             self._drafted = False
+
+
+def _by_lane(logits: torch.Tensor, shape: tuple[int, ...]) -> torch.Tensor:
+    """Logits (rows * l, ...) as (rows, l, ...)."""
+    return logits.view(*shape, *logits.shape[1:])
 
 
 def _check_ends(prompts: list[Longs], viewed: list[ViewedPrompt]) -> None:

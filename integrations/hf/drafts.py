@@ -97,9 +97,9 @@ class Drafts:
         looked_up, ran = None, set()
         if draft_len.any():
             looked_up = self._look_up(plan, draft_len)
-            stepping = draft_len > 0
+            stepping: Bools = draft_len > 0
             if self._lookup is not None:
-                stepping &= plan.draft != self._lookup.number
+                stepping = stepping & (plan.draft != self._lookup.number)
             if stepping.any():
                 drafting = int(plan.draft[stepping][0])
                 source = self._source(drafting, plan, offers)
@@ -211,11 +211,15 @@ class Drafts:
         """Let drafts that did not run read what they skipped, once it is enough."""
         if not self._governor.wants_reading:
             return
-        for number, (model, lane) in self._lanes.items():
-            lanes = slice(lane, lane + 1)
-            if number in ran or model.num_unread(lanes) < self._governor.read_every(number):
-                continue
-            model.read(slots, model.room(lanes) >= 0, lanes)
+        for model in self._models:
+            groups = [slice(lane, lane + 1) for lane in range(len(model.numbers))]
+            if ran.isdisjoint(model.numbers):
+                groups = [slice(None)]  # all lanes in one forward
+            for lanes in groups:
+                numbers = model.numbers[lanes]
+                every = min(map(self._governor.read_every, numbers))
+                if ran.isdisjoint(numbers) and model.num_unread(lanes) >= every:
+                    model.read(slots, model.room(lanes) >= 0, lanes)
 
     def _look_up(self, plan: Plan, draft_len: Longs) -> Proposal | None:
         if self._lookup is None:

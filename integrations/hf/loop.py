@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,10 +15,11 @@ from transformers import GenerationConfig
 from flyball.controller.governor import Cost, Governor, Outcomes, Plan
 from flyball.integrations.hf.cached_model import CachedModel
 from flyball.integrations.hf.device import HostCopy, RoundClock, upload
-from flyball.integrations.hf.draft import Proposal
 from flyball.integrations.hf.drafts import Drafts
+from flyball.integrations.hf.evidence import EvidenceInbox
 from flyball.integrations.hf.processors import RowProcessors
 from flyball.integrations.hf.prompts import Prompts
+from flyball.integrations.hf.proposal import Proposal
 from flyball.integrations.hf.scores import TokenScores
 from flyball.integrations.hf.stats import GenerateStats, RoundStats
 from flyball.integrations.hf.text import Texts
@@ -90,6 +91,7 @@ class Decoding:
         self._slots: Ints = np.zeros(0, np.int32)
         self._num_requests = 0
         self._results: dict[int, Longs] = {}
+        self._evidence = EvidenceInbox(governor, self._do_sample)
         wanted = config.return_dict_in_generate
         rows = texts.max_rows
         self.scores = TokenScores(rows) if wanted and config.output_scores else None
@@ -114,7 +116,7 @@ class Decoding:
 
     def _admit(self) -> bool:
         """Fill free rows from the queue and settle the first token of each new text."""
-        texts, first = self._texts, self._texts.num_rows
+        texts, first, before = self._texts, self._texts.num_rows, len(self._slots)
         while self._queue and texts.num_rows < texts.max_rows:
             prompts = self._queue.popleft()()
             count = len(prompts.tokens)
@@ -122,26 +124,26 @@ class Decoding:
             self._num_requests += count
             rows = texts.add(request, prompts.tokens, prompts.num_padding, prompts.ending)
             self._processors.add(prompts.processors, count)
-            self._drafts.add(rows)
+            self._drafts.add(rows, prompts.images)
             self._slots = np.concatenate([self._slots, self._governor.admit(count)])
-        if texts.num_rows == first:
-            return False
-        self._prefill(np.arange(first, texts.num_rows))
-        return True
+            if prompts.images is not None:
+                self._prefill(rows, {"pixel_values": prompts.images.pixel_values})
+                first = texts.num_rows
+        if texts.num_rows > first:
+            self._prefill(np.arange(first, texts.num_rows))
+        return len(self._slots) > before
 
-    def _prefill(self, rows: Longs) -> None:
-        """Read the prompts of rows (r,) and settle their first tokens."""
+    def _prefill(self, rows: Longs, images: Mapping[str, torch.Tensor] | None = None) -> None:
+        """Read the prompts of rows (r,), with their images, and settle their first tokens."""
         texts = self._texts
         lengths = texts.num_own[rows]
         columns = texts.num_padding[rows, None] + np.arange(int(lengths.max()))
         tokens = texts.host[rows[:, None], np.minimum(columns, texts.host.shape[1] - 1)]
         before = self._target.forward_s
-        logits = self._target.read_prompts(upload(tokens, texts.device), lengths, rows)[:, None]
+        ids = upload(tokens, texts.device)
+        logits = self._target.read_prompts(ids, lengths, rows, images)[:, None]
         self._stats.prompt_s += self._target.forward_s - before
-        nothing = Proposal(
-            torch.zeros(len(rows), 0, dtype=torch.long, device=texts.device),
-            np.zeros(len(rows), np.int64),
-        )
+        nothing = Proposal.nothing(len(rows), texts.device)
         verdict = self._judge(rows, logits, nothing)
         count = np.zeros(texts.num_rows, np.int64)
         count[rows] = 1
@@ -150,6 +152,7 @@ class Decoding:
     def _leave(self) -> None:
         """Take finished rows out of the batch."""
         texts = self._texts
+        self._evidence.empty()
         for row in np.flatnonzero(texts.finished).tolist():
             self._results[int(texts.request[row])] = texts.text(row)
         self._governor.release(self._slots[texts.finished])
@@ -169,17 +172,19 @@ class Decoding:
             offers=offers,
             context_len=texts.num_own.astype(np.int32),
             num_waiting=len(self._queue),
+            sampled=self._do_sample,
         )
         room = np.minimum(texts.remaining - 1, self._target.context - texts.num_own)
         wanted = np.minimum(plan.draft_len.astype(np.int64), np.maximum(room, 0))
         clock.mark()
         before = self._drafts.forward_s
-        proposal, drafting, num_steps = self._drafts.propose(plan, slots, wanted)
+        proposal, drafting, num_steps = self._drafts.propose(plan, slots, wanted, offers)
         has_read = self._drafts.has_read
         clock.mark()
         self._stats.draft_s += self._drafts.forward_s - before
         before = self._target.forward_s
         logits = self._verify(proposal)
+        self._evidence.empty()
         self._stats.verify_s += self._target.forward_s - before
         verdict = self._judge(rows, logits, proposal)
         clock.mark()
@@ -188,7 +193,9 @@ class Decoding:
         step_s, (draft_s, verify_s) = clock.end_round()
 
         accepted = np.minimum(verdict.num_accepted, kept)
-        outcomes = _outcomes(plan, slots, proposal, accepted, kept)
+        # Positions after the first rejection, or after the text's end, were not observed.
+        observed = np.minimum(np.minimum(accepted + 1, proposal.draft_len), kept)
+        outcomes = _outcomes(plan, slots, proposal, accepted, observed)
         cost = None
         if not has_read:  # reading a prompt is no measure of a draft step
             cost = Cost(
@@ -202,6 +209,7 @@ class Decoding:
                 verify_s=verify_s,
             )
         self._governor.observe(outcomes, cost)
+        self._evidence.put(plan.step_id, slots, proposal, observed, verdict.scores)
         self._stats.num_rounds += 1
         self._stats.num_drafted += int(proposal.draft_len.sum())
         self._stats.num_accepted += int(accepted.sum())
@@ -295,11 +303,9 @@ def _distributions(proposal: Proposal, p: torch.Tensor) -> torch.Tensor:
 
 
 def _outcomes(
-    plan: Plan, slots: Ints, proposal: Proposal, accepted: Longs, kept: Longs
+    plan: Plan, slots: Ints, proposal: Proposal, accepted: Longs, observed: Longs
 ) -> Outcomes:
     """What the round showed."""
-    # Positions after the first rejection, or after the text's end, were not observed.
-    observed = np.minimum(np.minimum(accepted + 1, proposal.draft_len), kept)
     return Outcomes(
         step_id=plan.step_id,
         slots=slots,

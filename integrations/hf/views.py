@@ -159,7 +159,8 @@ def _replace(prompt: Longs, token: int, caption: Longs) -> Longs:
     """The prompt with one text in place of all its images."""
     first = int((prompt == token).argmax()) if (prompt == token).any() else 0
     rest = prompt[first:]
-    return np.concatenate([prompt[:first], caption, rest[rest != token]]).astype(np.int64)
+    result: Longs = np.concatenate([prompt[:first], caption, rest[rest != token]])
+    return result
 
 
 def _resize(prompt: Longs, token: int, count: int, num_tokens: int) -> Longs:
