@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from flyball.policies.ensemble.accept_ascent import AcceptAscent
+from flyball.policies.ensemble.base import EnsemblePolicy
+from flyball.policies.ensemble.equal import Equal
 from flyball.policies.length.adaedl import AdaEDL
 from flyball.policies.length.base import LengthPolicy
 from flyball.policies.length.batch_table import BatchTable
@@ -17,6 +20,11 @@ from flyball.policies.length.tapout import TapOut
 from flyball.policies.length.thompson import Thompson
 from flyball.policies.length.threshold import Threshold
 from flyball.policies.length.ucb import UCB
+
+ENSEMBLE_POLICIES: dict[str, type[EnsemblePolicy]] = {
+    "accept_ascent": AcceptAscent,
+    "equal": Equal,
+}
 
 LENGTH_POLICIES: dict[str, type[LengthPolicy]] = {
     "adaedl": AdaEDL,

@@ -1,0 +1,95 @@
+"""Hedge with fixed share for each of many requests."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from flyball.estimators.slots import SlotArray
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int32]
+Rows = NDArray[np.intp]
+
+
+class SlotHedge:
+    """What `FixedShare` is for one sequence of gains, for every slot; all gains are seen.
+
+        w[j] <- w[j] exp(rate x gain[j]) / Z,   w <- (1 - share) w + share / experts
+
+    once an observation. Several observations of a round are one step: their gains are summed, as
+    they all came while the same weights were in force. An expert whose gain is unknown (NaN)
+    sleeps: it is given what those awake gained together, so that their share of the weight and
+    its own stay as they were (Freund et al. 1997).
+
+    A new slot starts from `start`, a running mean of the weights of all slots that learn. With
+    concave gains the mean of weights is worth at least the mean of what they are worth.
+
+    Args:
+        num_experts: how many to choose from.
+        rate: of learning.
+        share: of the weight that is shared anew by an observation.
+        memory: observations, of all slots together, over which `start` forgets.
+
+    Attributes:
+        start: (experts,) weights of a new slot, sum 1.
+    """
+
+    def __init__(self, num_experts: int, rate: float, share: float, memory: float) -> None:
+        self._rate = rate
+        self._share = share
+        self._memory = memory
+        self._uniform = 1.0 / num_experts
+        self.start: Floats = np.full(num_experts, self._uniform)
+        self._weight = SlotArray(self.start, shape=(num_experts,))
+
+    def reset(self, slots: Ints) -> None:
+        """Start slots (n,) anew."""
+        self._weight.fill = self.start
+        self._weight.reset(slots)
+
+    def weight(self, slots: Ints) -> Floats:
+        """Weights (n, experts) of slots (n,), each row of sum 1."""
+        weight: Floats = self._weight.values[slots]
+        return weight
+
+    def learn(self, slots: Ints, row: Rows, gain: Floats) -> None:
+        """Take in gains (N, experts) of observations; row (N,) says of which slot (n,)."""
+        weight = self.weight(slots)
+        if np.isnan(gain).any():
+            row, gain = self._awake(weight, row, gain)
+        if len(row) == 0:
+            return
+        count = np.bincount(row, minlength=len(slots))[:, None]
+        power = self._rate * sum_rows(gain, row, len(slots))
+        power -= power.max(axis=1, keepdims=True)
+        weight *= np.exp(power)
+        kept = (1.0 - self._share) ** count
+        weight *= kept / weight.sum(axis=1, keepdims=True)
+        weight += (1.0 - kept) * self._uniform
+        self._weight.values[slots] = weight
+        seen = 1.0 - np.exp(-len(row) / self._memory)
+        self.start = (1.0 - seen) * self.start + (seen / len(row)) * (count * weight).sum(axis=0)
+
+    def _awake(self, weight: Floats, row: Rows, gain: Floats) -> tuple[Rows, Floats]:
+        """Observations where somebody is awake, sleepers given what those awake gained."""
+        asleep = np.isnan(gain)
+        some = ~asleep.all(axis=1)
+        row, gain, asleep = row[some], gain[some], asleep[some]
+        share = np.where(asleep, 0.0, weight[row])
+        factor = (share * np.exp(self._rate * np.where(asleep, 0.0, gain))).sum(axis=1)
+        together = np.log(factor / share.sum(axis=1)) / self._rate
+        return row, np.where(asleep, together[:, None], gain)
+
+
+def sum_rows(values: Floats, row: Rows, num_rows: int) -> Floats:
+    """Sums (num_rows, ...) of the values (N, ...) of each row (N,)."""
+    if (row[1:] < row[:-1]).any():
+        order = row.argsort(kind="stable")
+        row, values = row[order], values[order]
+    count = np.bincount(row, minlength=num_rows)
+    seen = count.nonzero()[0]
+    sums = np.zeros((num_rows, *values.shape[1:]))
+    if len(seen):
+        sums[seen] = np.add.reduceat(values, (count.cumsum() - count)[seen], axis=0)
+    return sums
