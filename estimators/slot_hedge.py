@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from flyball.estimators.rows import sum_rows
 from flyball.estimators.slots import SlotArray
 
 Floats = NDArray[np.float64]
@@ -15,7 +16,7 @@ Rows = NDArray[np.intp]
 class SlotHedge:
     """What `FixedShare` is for one sequence of gains, for every slot; all gains are seen.
 
-        w[j] <- w[j] exp(rate x gain[j]) / Z,   w <- (1 - share) w + share / experts
+        w[j] <- w[j] exp(rate x gain[j]) / Z,   w <- (1 - share) w + share x prior
 
     once an observation. Several observations of a round are one step: their gains are summed, as
     they all came while the same weights were in force. An expert whose gain is unknown (NaN)
@@ -26,7 +27,7 @@ class SlotHedge:
     concave gains the mean of weights is worth at least the mean of what they are worth.
 
     Args:
-        num_experts: how many to choose from.
+        prior: (experts,) weight of each at first, and of what is shared.
         rate: of learning.
         share: of the weight that is shared anew by an observation.
         memory: observations, of all slots together, over which `start` forgets.
@@ -35,13 +36,13 @@ class SlotHedge:
         start: (experts,) weights of a new slot, sum 1.
     """
 
-    def __init__(self, num_experts: int, rate: float, share: float, memory: float) -> None:
+    def __init__(self, prior: Floats, rate: float, share: float, memory: float) -> None:
+        self._prior = prior / prior.sum()
         self._rate = rate
         self._share = share
         self._memory = memory
-        self._uniform = 1.0 / num_experts
-        self.start: Floats = np.full(num_experts, self._uniform)
-        self._weight = SlotArray(self.start, shape=(num_experts,))
+        self.start: Floats = self._prior
+        self._weight = SlotArray(self.start, shape=prior.shape)
 
     def reset(self, slots: Ints) -> None:
         """Start slots (n,) anew."""
@@ -56,20 +57,23 @@ class SlotHedge:
     def learn(self, slots: Ints, row: Rows, gain: Floats) -> None:
         """Take in gains (N, experts) of observations; row (N,) says of which slot (n,)."""
         weight = self.weight(slots)
-        if np.isnan(gain).any():
+        total = sum_rows(gain, row, len(slots))
+        if np.isnan(total).any():
             row, gain = self._awake(weight, row, gain)
+            total = sum_rows(gain, row, len(slots))
         if len(row) == 0:
             return
-        count = np.bincount(row, minlength=len(slots))[:, None]
-        power = self._rate * sum_rows(gain, row, len(slots))
-        power -= power.max(axis=1, keepdims=True)
-        weight *= np.exp(power)
-        kept = (1.0 - self._share) ** count
+        count = np.bincount(row, minlength=len(slots))
+        # In place: fresh arrays of this size cost more than what is done with them.
+        total -= total.max(axis=1, keepdims=True)
+        total *= self._rate
+        weight *= np.exp(total, out=total)
+        kept = (1.0 - self._share) ** count[:, None]
         weight *= kept / weight.sum(axis=1, keepdims=True)
-        weight += (1.0 - kept) * self._uniform
+        weight += np.multiply(1.0 - kept, self._prior, out=total)
         self._weight.values[slots] = weight
         seen = 1.0 - np.exp(-len(row) / self._memory)
-        self.start = (1.0 - seen) * self.start + (seen / len(row)) * (count * weight).sum(axis=0)
+        self.start = (1.0 - seen) * self.start + (seen / len(row)) * (count @ weight)
 
     def _awake(self, weight: Floats, row: Rows, gain: Floats) -> tuple[Rows, Floats]:
         """Observations where somebody is awake, sleepers given what those awake gained."""
@@ -80,16 +84,3 @@ class SlotHedge:
         factor = (share * np.exp(self._rate * np.where(asleep, 0.0, gain))).sum(axis=1)
         together = np.log(factor / share.sum(axis=1)) / self._rate
         return row, np.where(asleep, together[:, None], gain)
-
-
-def sum_rows(values: Floats, row: Rows, num_rows: int) -> Floats:
-    """Sums (num_rows, ...) of the values (N, ...) of each row (N,)."""
-    if (row[1:] < row[:-1]).any():
-        order = row.argsort(kind="stable")
-        row, values = row[order], values[order]
-    count = np.bincount(row, minlength=num_rows)
-    seen = count.nonzero()[0]
-    sums = np.zeros((num_rows, *values.shape[1:]))
-    if len(seen):
-        sums[seen] = np.add.reduceat(values, (count.cumsum() - count)[seen], axis=0)
-    return sums

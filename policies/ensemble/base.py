@@ -82,6 +82,12 @@ class EnsemblePolicy:
         """
 
 
+def one_hot(member: Rows, num_members: int) -> Floats:
+    """Weights (n, m) of 1 for one member (n,) of each request."""
+    weights: Floats = np.eye(num_members)[member]
+    return weights
+
+
 def simplex_grid(num_members: int) -> Floats:
     """Weight vectors (G, m) at even steps on the simplex, in lexicographic order.
 
