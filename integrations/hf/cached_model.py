@@ -65,7 +65,7 @@ class CachedModel:
         tokens: torch.Tensor,
         lengths: Longs,
         rows: Longs,
-        images: Mapping[str, torch.Tensor] | None = None,
+        images: Mapping[str, Any] | None = None,
     ) -> torch.Tensor:
         """Fill empty rows.
 
@@ -121,7 +121,7 @@ class CachedModel:
         positions: torch.Tensor,
         mask: torch.Tensor | None,
         logits_to_keep: int | torch.Tensor,
-        images: Mapping[str, torch.Tensor] | None = None,
+        images: Mapping[str, Any] | None = None,
     ) -> torch.Tensor:
         extra: dict[str, Any] = dict(images or {})
         extra["inputs_embeds" if tokens.is_floating_point() else "input_ids"] = tokens

@@ -26,7 +26,7 @@ _ATTENTION = ("sdpa", "eager")
 _COLUMN_ATTENTION = frozenset({"gpt_neo"})
 # Frequencies that depend on the longest position of a forward, drafted ones included.
 # What forwards take only while they read a prompt.
-_IMAGE_INPUTS = frozenset({"pixel_values"})
+_IMAGE_INPUTS = frozenset({"pixel_values", "mm_encoder_outputs"})
 _LENGTH_DEPENDENT_ROPE = frozenset({"dynamic", "longrope"})
 
 
@@ -296,7 +296,7 @@ def check_call(
     if image_token(model) is not None and not _section_rope(model):
         known |= _IMAGE_INPUTS
     unknown = sorted(
-        key for key, value in model_kwargs.items() if key not in known and value is not None
+        key for key, value in model_kwargs.items() if key not in known and _says_something(value)
     )
     if unknown:
         raise HostError(
@@ -312,6 +312,10 @@ def check_call(
                 "expected no past_key_values: rejected tokens leave holes in a cache, which "
                 "nobody else could read; pass the whole text and no cache"
             )
+
+
+def _says_something(value: Any) -> bool:
+    return value is not None and value != {}
 
 
 def _check_prompt(input_ids: torch.Tensor, model_kwargs: dict[str, Any]) -> None:

@@ -99,7 +99,7 @@ class Drafts:
             looked_up = self._look_up(plan, draft_len)
             stepping: Bools = draft_len > 0
             if self._lookup is not None:
-                stepping = stepping & (plan.draft != self._lookup.number)
+                stepping = np.logical_and(stepping, plan.draft != self._lookup.number)
             if stepping.any():
                 drafting = int(plan.draft[stepping][0])
                 source = self._source(drafting, plan, offers)
@@ -126,9 +126,8 @@ class Drafts:
         if number != self._together:
             return Solo(*self._lanes[number], self._texts, self._processors)
         assert plan.weights is not None and self._governor.ensemble is not None
-        idle = np.zeros(plan.weights.shape[1], np.bool_)
-        if self._governor.ensemble.runs_one:
-            idle = ~(plan.weights > 0).any(axis=0)
+        one = self._governor.ensemble.runs_one
+        idle: Bools = np.logical_and(one, (plan.weights <= 0).all(axis=0))
         models = [model for model in self._models if not idle[list(model.numbers)].all()]
         return Mixed(
             models or self._models,

@@ -205,6 +205,8 @@ class GovernedGenerate:
         """
         try:
             settings = with_stop_strings(settings, stop_strings, tokenizer)
+            pixels = settings.get("pixel_values")  # for drafts too, unless they get their own
+            draft_inputs = {"pixel_values": pixels, **(draft_inputs or {})}
             decode = functools.partial(
                 self._decode, token_streamer=streamer, draft_inputs=draft_inputs
             )
@@ -307,7 +309,13 @@ class GovernedGenerate:
                 raise HostError(f"expected one text with a streamer, but got {rows}; leave it out")
             token_streamer.put(input_ids.cpu())
         mask = model_kwargs.get("attention_mask")
-        images = prompt_images(model, input_ids, model_kwargs.get("pixel_values"), draft_inputs)
+        images = prompt_images(
+            model,
+            input_ids,
+            model_kwargs,
+            draft_inputs,
+            generation_config.num_return_sequences or 1,
+        )
         prompts = Prompts.prepared(
             input_ids, mask, logits_processor, stopping_criteria, generation_config, images
         )

@@ -6,6 +6,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -127,13 +128,13 @@ class Decoding:
             self._drafts.add(rows, prompts.images)
             self._slots = np.concatenate([self._slots, self._governor.admit(count)])
             if prompts.images is not None:
-                self._prefill(rows, {"pixel_values": prompts.images.pixel_values})
+                self._prefill(rows, prompts.images.inputs)
                 first = texts.num_rows
         if texts.num_rows > first:
             self._prefill(np.arange(first, texts.num_rows))
         return len(self._slots) > before
 
-    def _prefill(self, rows: Longs, images: Mapping[str, torch.Tensor] | None = None) -> None:
+    def _prefill(self, rows: Longs, images: Mapping[str, Any] | None = None) -> None:
         """Read the prompts of rows (r,), with their images, and settle their first tokens."""
         texts = self._texts
         lengths = texts.num_own[rows]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -60,15 +60,16 @@ class PromptImages:
     Attributes:
         token: id of the placeholder that stands in a prompt once for each token of an image.
         count: (texts,) images of each prompt.
-        pixel_values: (images, channels, height, width) for the target, by prompt.
-        draft_pixels: the same for drafts.
+        inputs: of the target's forward, for all prompts.
+        pixel_values: (images, channels, height, width) for drafts, by prompt; None where they
+            get none.
         captions: ids of a text for each prompt, in place of its images; None without.
     """
 
     token: int
     count: Longs
-    pixel_values: torch.Tensor
-    draft_pixels: torch.Tensor
+    inputs: Mapping[str, Any]
+    pixel_values: torch.Tensor | None
     captions: Sequence[Longs] | None = None
 
 
@@ -124,7 +125,12 @@ def view_prompts(
             ViewedPrompt(_replace(prompt, images.token, caption))
             for prompt, caption in zip(prompts, images.captions, strict=True)
         ]
-    features = _encode(view, images)
+    if images.pixel_values is None:
+        return [
+            ViewedPrompt(prompt[prompt != images.token], absent=count > 0)
+            for prompt, count in zip(prompts, images.count.tolist(), strict=True)
+        ]
+    features = _encode(view, images.pixel_values)
     ends = images.count.cumsum()
     result = []
     for prompt, count, end in zip(prompts, images.count.tolist(), ends.tolist(), strict=True):
@@ -137,10 +143,10 @@ def view_prompts(
     return result
 
 
-def _encode(view: DraftView, images: PromptImages) -> torch.Tensor:
+def _encode(view: DraftView, pixel_values: torch.Tensor) -> torch.Tensor:
     """Features (images, tokens, hidden) in the draft's own space."""
     model: Any = view.model
-    pixels = images.draft_pixels.to(model.device, model.dtype)
+    pixels = pixel_values.to(model.device, model.dtype)
     features = torch.stack(list(model.get_image_features(pixel_values=pixels).pooler_output))
     if view.seen != "pooled":
         return features

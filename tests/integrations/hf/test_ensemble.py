@@ -14,35 +14,17 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from ensemble_calls import ensemble_policy, only_together
 from hf_texts import SETTINGS, assert_same, pad_left, plain, random_models, random_rows
-from policy_sections import ensemble_section
 from sampled_texts import FALSE_ALARM_RATE, VOCAB, WARPERS, draw_counts, expected_probs, noisy
 from text_statistics import p_value
 
 from flyball.controller.errors import HostError
 from flyball.controller.governor import Plan
-from flyball.integrations.hf import GovernedGenerate, govern
+from flyball.integrations.hf import DraftView, GovernedGenerate, govern
 from flyball.integrations.hf.drafts import Drafts
 from flyball.integrations.hf.proposal import Proposal
-from flyball.integrations.hf.views import DraftView
 from flyball.policies.registry import ENSEMBLE_POLICIES
-
-
-def policy(name: str, draft_len: int = 4) -> dict[str, Any]:
-    length = {"policy": "static", "draft_len": draft_len, "max_draft_len": draft_len}
-    return {"version": 1, "length": length, "ensemble": ensemble_section(name)}
-
-
-def only_together(gov: GovernedGenerate) -> None:
-    """Every row drafts with the whole ensemble in every round."""
-    plan, together = gov.governor.plan, len(gov.governor._host.drafts) - 1
-
-    def planned(*args: Any, **rest: Any) -> Plan:
-        found = plan(*args, **rest)
-        lengths = np.full_like(found.draft_len, gov.governor.max_draft_len)
-        return replace(found, draft=np.full_like(found.draft, together), draft_len=lengths)
-
-    gov.governor.plan = planned  # type: ignore[method-assign]
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +45,7 @@ def test_greedy_output_is_the_targets(
     family: tuple[Any, Any, Any], name: str, lookup: bool
 ) -> None:
     target, *drafts = family
-    gov = govern(target, [*drafts, "prompt_lookup"][: 2 + lookup], policy=policy(name))
+    gov = govern(target, [*drafts, "prompt_lookup"][: 2 + lookup], policy=ensemble_policy(name))
     only_together(gov)
     rows = random_rows(4)
     expected = [plain(target, row, max_new_tokens=40) for row in rows]
@@ -81,7 +63,7 @@ def test_with_processors_that_look_at_the_prefix(
     family: tuple[Any, Any, Any], setting: dict[str, Any]
 ) -> None:
     target, *drafts = family
-    gov = govern(target, [*drafts, "prompt_lookup"], policy=policy("accept_ascent"))
+    gov = govern(target, [*drafts, "prompt_lookup"], policy=ensemble_policy("accept_ascent"))
     only_together(gov)
     row = random_rows(3)[2]
     expected = plain(target, row, max_new_tokens=60, **setting)
@@ -91,7 +73,7 @@ def test_with_processors_that_look_at_the_prefix(
 
 def test_a_member_as_good_as_the_target_gets_the_weight(family: tuple[Any, Any, Any]) -> None:
     target, draft, _ = family
-    gov = govern(target, [draft, target], policy=policy("accept_ascent"))
+    gov = govern(target, [draft, target], policy=ensemble_policy("accept_ascent"))
     only_together(gov)
     weights = []
     plan = gov.governor.plan
@@ -132,7 +114,7 @@ def sampled(tiny: Any) -> tuple[Any, Any, Any]:
 
 def ensemble_gov(sampled: tuple[Any, Any, Any], name: str, **settings: Any) -> GovernedGenerate:
     target, *drafts = sampled
-    gov = govern(target, [*drafts, "prompt_lookup"], policy=policy(name, 3), **settings)
+    gov = govern(target, [*drafts, "prompt_lookup"], policy=ensemble_policy(name, 3), **settings)
     only_together(gov)
     return gov
 
@@ -200,7 +182,7 @@ def test_weights_that_are_no_distribution_cost_only_the_drafts(
     family: tuple[Any, Any, Any], answer: Any
 ) -> None:
     target, *drafts = family
-    gov = govern(target, drafts, policy=policy("equal"))
+    gov = govern(target, drafts, policy=ensemble_policy("equal"))
     ensemble: Any = gov.governor.ensemble
 
     def decide(slots: Any, sampled: bool) -> Any:
@@ -226,13 +208,13 @@ def test_what_makes_no_ensemble_is_refused_in_one_line(tiny: Any) -> None:
     ]
     for drafts, message in cases:
         with pytest.raises(HostError, match=message) as error:
-            govern(target, drafts, policy=policy("equal"))
+            govern(target, drafts, policy=ensemble_policy("equal"))
         assert "\n" not in str(error.value)
 
 
 def test_one_member_alone_is_no_ensemble(family: tuple[Any, Any, Any]) -> None:
     target, draft, _ = family
-    gov = govern(target, [draft], policy=policy("accept_ascent"))
+    gov = govern(target, [draft], policy=ensemble_policy("accept_ascent"))
     assert gov.governor.ensemble is None
     row = random_rows(1)[0]
     out = gov.generate(**pad_left([row], 0), max_new_tokens=30, do_sample=False)
