@@ -7,9 +7,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hf_texts import random_models
+from hf_texts import plain, random_models, random_rows
 
 from flyball.integrations.hf.cached_model import CachedModel
+from flyball.kernels.tree import best_siblings, verify_tree_greedy
 from flyball.kernels.tree_block import TreeBlock
 
 NUM_SPINE, WIDTH, VOCAB = 3, 3, 64
@@ -110,3 +111,44 @@ def test_a_tree_may_reach_beyond_the_last_position_of_the_model() -> None:
     tokens = torch.full((1, len(BLOCK.depth)), 9)
     logits = cached.forward_tree(tokens, np.array([5]), BLOCK.depth, BLOCK.visible)
     close(logits[0, 0], plain_logits(model, [*text, 9])[-1])
+
+
+def drafted(draft: Any, text: list[int]) -> torch.Tensor:
+    """Greedy candidates (K, width) behind a text."""
+    text, candidates = list(text), []
+    for _ in range(NUM_SPINE):
+        q = plain_logits(draft, text)[-1:].softmax(-1)
+        token = q.argmax(-1)
+        candidates.append(torch.cat([token, best_siblings(q, token, WIDTH)[0]]))
+        text.append(int(token))
+    return torch.stack(candidates)
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+@torch.no_grad()
+def test_greedy_rounds_over_trees_write_the_targets_own_texts(name: str) -> None:
+    target, draft = random_models(name)
+    prompts, num_new = random_rows(4), 24
+    rng, texts = np.random.default_rng(0), [row.tolist() for row in prompts]
+    lengths = np.array([len(text) - 1 for text in texts])
+    cached = CachedModel(target, len(texts), capacity=4)
+    padded = torch.tensor([text + [0] * (64 - len(text)) for text in texts])
+    cached.read_prompts(padded[:, : lengths.max()], lengths, np.arange(len(texts)))
+    choices: list[int] = []
+    for _ in range(num_new):
+        candidates = torch.stack([drafted(draft, text) for text in texts])
+        last = torch.tensor([text[-1] for text in texts])
+        tokens = BLOCK.tokens(last, candidates)
+        best = cached.forward_tree(tokens, lengths, BLOCK.depth, BLOCK.visible).argmax(-1).numpy()
+        draft_len = rng.integers(0, NUM_SPINE + 1, len(texts))
+        verdict = verify_tree_greedy(best, candidates.numpy(), draft_len)
+        cached.keep_path(lengths, verdict.num_accepted, verdict.path)
+        emitted = np.take_along_axis(best, verdict.path, axis=1)
+        for row, count in enumerate(verdict.num_accepted + 1):
+            texts[row] += emitted[row, :count].tolist()
+        lengths = lengths + verdict.num_accepted + 1
+        choices += verdict.choice.tolist()
+    assert set(choices) == {0, 1, 2}
+    for text, prompt in zip(texts, prompts, strict=True):
+        expected, _ = plain(target, prompt, max_new_tokens=num_new, eos_token_id=None)
+        assert text[len(prompt) :][:num_new] == expected
