@@ -1,8 +1,8 @@
 """Tree verification keeps the target's distribution, and more of the draft the wider it is.
 
 Trees of depth DEPTH over VOCAB, every text a context with distributions of its own, some of which
-have zeros; a draft ends where its confidence says so. Chi-square over all texts of DEPTH + 1
-tokens, false-alarm rate 1e-4, fixed seeds.
+have zeros; a draft goes on with a chance that is its confidence. Chi-square over all texts of
+DEPTH + 1 tokens, false-alarm rate 1e-4, fixed seeds.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ class Contexts:
             q = self.q[depth][context]
             token = torch.multinomial(q, 1).squeeze(1)
             confident = q.gather(1, token[:, None])[:, 0] if leaky else q.amax(1)
-            going = going & (confident > 0.35)
+            going = going & (confident > torch.rand(DRAWS))
             draft_len += going
             siblings = draw(q, token, width, spine_p[-1])
             candidates.append(torch.cat([token[:, None], siblings], 1))
@@ -107,6 +107,7 @@ def rounds(
     uniforms = torch.rand(candidates.shape, dtype=p.dtype)
     verdict = verify_tree_sampled(p, q, candidates, draft_len, uniforms)
     assert (verdict.num_accepted <= draft_len).all()
+    assert {1, 2} <= set(draft_len.tolist())
     found = p_value(count_texts(contexts.texts(candidates, verdict), VOCAB), contexts.expected())
     return found, float(verdict.num_accepted.double().mean())
 
@@ -120,6 +121,19 @@ def test_texts_are_the_targets_and_more_is_accepted_the_wider(noise: float, zero
     accepted = [mean for _, mean in found]
     assert accepted == sorted(accepted)
     assert accepted[2] > accepted[1] > accepted[0]
+
+
+def fewer_where_sure(
+    q: torch.Tensor, spine: torch.Tensor, width: int, p: torch.Tensor
+) -> torch.Tensor:
+    wanted = (1 - q.amax(1)) * width
+    left_out = torch.arange(1, width) >= wanted[:, None]
+    return draw_siblings(q, spine, width).masked_fill(left_out, -1)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_siblings_may_be_left_out_by_what_the_draft_says(seed: int) -> None:
+    assert rounds(Contexts(seed, 1.0), 4, seed, fewer_where_sure)[0] > FALSE_ALARM_RATE
 
 
 @pytest.mark.parametrize("width", [2, 3])
