@@ -119,6 +119,8 @@ class Outcomes:
             planned; None where no draft had. What a host cut short for reasons of its own is not
             observed, and not exhausted.
         entropy: (n, >= observed) of the draft's distribution by position, in nats, if known.
+        num_beside: (n,) tokens accepted beside the proposed ones (0 or 1: a sibling in a tree took
+            the place of the first that was rejected); None where there are no siblings.
     """
 
     step_id: int
@@ -130,6 +132,12 @@ class Outcomes:
     draft: Ints | None = None
     exhausted: Bools | None = None
     entropy: Floats | None = None
+    num_beside: Ints | None = None
+
+    @property
+    def gained(self) -> Ints:
+        """Tokens (n,) accepted, beside the proposed ones too."""
+        return self.accepted if self.num_beside is None else self.accepted + self.num_beside
 
     def only(self, rows: slice | Bools) -> Outcomes:
         """Some of the rows."""
@@ -143,6 +151,7 @@ class Outcomes:
             None if self.draft is None else self.draft[rows],
             None if self.exhausted is None else self.exhausted[rows],
             None if self.entropy is None else self.entropy[rows],
+            None if self.num_beside is None else self.num_beside[rows],
         )
 
 

@@ -371,7 +371,7 @@ class Governor:
         if step is not None:
             look = step.look
             if rows is not None and np.array_equal(rows.slots, step.slots):
-                accepted = rows.accepted
+                accepted = rows.gained
         self._beliefs.observe_cost(cost, look, accepted)
         if step is not None and step.decision_s > max(SLOW_DECISION_S, cost.step_s):
             self._guard.at_work = "overrun"

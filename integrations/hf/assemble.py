@@ -18,6 +18,7 @@ from flyball.integrations.hf.processors import RowProcessors
 from flyball.integrations.hf.prompts import Prompts
 from flyball.integrations.hf.stats import GenerateStats, RoundStats
 from flyball.integrations.hf.text import Texts
+from flyball.integrations.hf.verdict import Judge
 from flyball.integrations.hf.views import DraftView
 from flyball.integrations.lookup import PromptLookup
 from flyball.kernels.head import AcceptanceHead
@@ -37,6 +38,7 @@ class Call:
         first: the first of them.
         together: all rows go on until the last has ended.
         verification: how sampled drafts are verified.
+        tree_width: candidates at each drafted position.
     """
 
     num_rows: int
@@ -45,6 +47,7 @@ class Call:
     first: Prompts
     together: bool
     verification: Verification
+    tree_width: int
 
 
 def assemble(
@@ -91,11 +94,11 @@ def assemble(
         CachedModel(model, call.num_rows, capacity),
         texts,
         processors,
-        Drafts(models, lookup, texts, processors, governor, do_sample),
+        Drafts(models, lookup, texts, processors, governor, do_sample, call.tree_width),
         governor,
         call.queue,
         call.config,
-        call.verification,
+        Judge(texts, processors, do_sample, call.verification),
         stats,
         on_round,
         on_token,

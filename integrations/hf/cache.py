@@ -185,6 +185,16 @@ class RowCache(DynamicCache):
             layer.keys[target] = layer.keys[source]
             layer.values[target] = layer.values[source]
 
+    def move_columns(self, rows: Longs, sources: Longs, targets: Longs) -> None:
+        """Copy in each of rows (m,) column `sources` (m,) over `targets` (m,)."""
+        if len(rows) == 0:
+            return
+        device = self.layers[0].device
+        row, source, target = (upload(x, device) for x in (rows, sources, targets))
+        for layer in self.layers:
+            layer.keys[row, :, target] = layer.keys[row, :, source]
+            layer.values[row, :, target] = layer.values[row, :, source]
+
     def _reserve(self, num_columns: int) -> None:
         place = self._place
         if num_columns <= place.capacity:

@@ -15,6 +15,7 @@ from transformers import PreTrainedModel
 from flyball.controller.errors import HostError
 from flyball.integrations.hf.cache import RowCache
 from flyball.integrations.hf.device import upload
+from flyball.integrations.hf.tree import tree_mask
 
 Longs = NDArray[np.int64]
 
@@ -104,16 +105,54 @@ class CachedModel:
         """
         width = tokens.shape[1]
         num_columns = self._cache.begin_step(lengths, width, tokens.device, lane)
-        # A text may outgrow the context one token at a time, as in stock decoding; what is drafted
-        # behind it is not kept, and models with learned positions have none for it.
-        last = np.maximum(lengths, self.context - 1)[:, None]
-        positions = np.minimum(lengths[:, None] + np.arange(width), last)
+        positions = self._positions(lengths, np.arange(width))
         mask = self._mask(lengths, width, num_columns, tokens.device)
         return self._run(tokens, upload(positions, tokens.device), mask, 0)
+
+    def forward_tree(
+        self, tokens: torch.Tensor, lengths: Longs, depth: Longs, visible: NDArray[np.bool_]
+    ) -> torch.Tensor:
+        """Feed one block of columns that form a tree in every row.
+
+        Args:
+            tokens: (rows, T) token ids, the columns of a `TreeBlock`.
+            lengths: (rows,) tokens that each row has in the cache.
+            depth: (T,) tokens between the row's text and each column's.
+            visible: (T, T) columns of the block that each column attends to.
+
+        Returns:
+            (rows, T, vocab) logits.
+        """
+        num_columns = self._cache.begin_step(lengths, len(depth), tokens.device)
+        positions = self._positions(lengths, depth)
+        mask = tree_mask(lengths, visible, num_columns, self.model.dtype, tokens.device)
+        return self._run(tokens, upload(positions, tokens.device), mask, 0)
+
+    def keep_path(self, lengths: Longs, num_accepted: Longs, path: Longs) -> None:
+        """Bring what was accepted of a tree to where the text goes on.
+
+        Args:
+            lengths: (rows,) tokens that each row had in the cache before `forward_tree`.
+            num_accepted: (rows,) accepted tokens.
+            path: (rows, K + 1) columns of the block that hold them, as in `TreeVerdict`.
+        """
+        column = path[np.arange(len(path)), num_accepted]
+        # The spine's tokens stand at their depth; an accepted sibling is the last of a path.
+        rows = np.flatnonzero(column != num_accepted)
+        start = lengths[rows]
+        self._cache.move_columns(rows, start + column[rows], start + num_accepted[rows])
 
     def move_rows(self, sources: Longs, targets: Longs) -> None:
         """Copy rows (m,) over others."""
         self._cache.move_rows(sources, targets)
+
+    def _positions(self, lengths: Longs, depth: Longs) -> Longs:
+        """Position ids (rows, width) of tokens at depth (width,) behind each row's text."""
+        # A text may outgrow the context one token at a time, as in stock decoding; what is drafted
+        # behind it is not kept, and models with learned positions have none for it.
+        last = np.maximum(lengths, self.context - 1)[:, None]
+        positions: Longs = np.minimum(lengths[:, None] + depth, last)
+        return positions
 
     def _run(
         self,

@@ -133,8 +133,17 @@ def check_list(drafts: Any) -> None:
         )
 
 
-def check_verification(verification: Any) -> None:
+def check_verification(verification: Any, tree_width: Any) -> None:
     """Refuse what is no way of verifying drafts."""
+    if tree_width not in (1, 2, 3, 4):
+        raise HostError(
+            f"expected a tree_width from 1 to 4, but got {tree_width!r}; leave it out for chains"
+        )
+    if verification == "block" and tree_width > 1:
+        raise HostError(
+            "expected tree_width=1 with block verification, which knows chains alone, but got "
+            f"{tree_width}; leave one of both out"
+        )
     if verification not in get_args(Verification):
         raise HostError(
             f"expected verification {' or '.join(get_args(Verification))}, but got "

@@ -17,6 +17,7 @@ from flyball.integrations.hf.sources import LookedUp, Mixed, Solo
 from flyball.integrations.hf.text import Moves, Texts
 from flyball.integrations.hf.views import PromptImages
 from flyball.integrations.lookup import PromptLookup
+from flyball.kernels.tree import best_siblings, draw_siblings
 
 Ints = NDArray[np.int32]
 Longs = NDArray[np.int64]
@@ -33,6 +34,7 @@ class Drafts:
         processors: of the batch.
         governor: decides when drafts end; told what the drafts not used would have done.
         do_sample: draw from the distributions, or take their argmax.
+        tree_width: candidates at each position; 1 for chains.
     """
 
     def __init__(
@@ -43,6 +45,7 @@ class Drafts:
         processors: RowProcessors,
         governor: Governor,
         do_sample: bool,
+        tree_width: int = 1,
     ) -> None:
         self._models = models
         self._lookup = lookup
@@ -50,6 +53,7 @@ class Drafts:
         self._processors = processors
         self._governor = governor
         self._do_sample = do_sample
+        self._tree_width = tree_width
         self._lanes = {
             number: (model, lane) for model in models for lane, number in enumerate(model.numbers)
         }
@@ -154,7 +158,10 @@ class Drafts:
         """Draft up to draft_len (rows,) tokens for each row; they must fit into its context."""
         drafted: list[torch.Tensor] = []
         probs: list[torch.Tensor] = []
+        siblings: list[torch.Tensor] = []
         signs: list[HostCopy] = []  # (1 or 2, rows) confidence, and entropy where wanted
+        # A sibling's place in line depends on what the processors make of the text before it.
+        width = self._tree_width if self._processors.prefix_free else 1
         drawn = draft_len > 0
         source.start(slots, drawn)
         for position in range(1, int(draft_len.max()) + 1):
@@ -163,14 +170,18 @@ class Drafts:
                 token = sure.token
                 signs.append(HostCopy(source.signs(sure)))
                 draft_len = self._stop(step_id, draft_len, signs)
-                if self._do_sample:
-                    probs.append(sure.probs)
-            elif self._do_sample:
-                probs.append(source.probs(position - 1))
+                q = sure.probs
+            elif self._do_sample or width > 1:
+                q = source.probs(position - 1)
+                token = q.argmax(dim=-1)
             else:
                 token = source.best(position - 1)
             if self._do_sample:
-                token = torch.multinomial(probs[-1], 1).squeeze(1)
+                probs.append(q)
+                token = torch.multinomial(q, 1).squeeze(1)
+            if width > 1:
+                pick = draw_siblings if self._do_sample else best_siblings
+                siblings.append(pick(q, token, width))
             drafted.append(token[:, None])
             if not self._processors.prefix_free:
                 self._texts.draft(position - 1, drafted[-1])
@@ -186,6 +197,7 @@ class Drafts:
             drawn=drawn,
             confidence=known[0] if known else None,
             entropy=known[1] if len(known) > 1 else None,
+            siblings=torch.stack(siblings, dim=1) if siblings else None,
             members=source.members,
         )
 

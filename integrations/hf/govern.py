@@ -61,6 +61,7 @@ def govern(
     policy: str | Path | Mapping[str, Any] | PolicyFile | None = None,
     acceptance_head: str | Path | AcceptanceHead | None = None,
     verification: Verification = "standard",
+    tree_width: int = 1,
     costs: str | Path | CostTable | None = None,
     on_round: Callable[[RoundStats], None] | None = None,
 ) -> GovernedGenerate:
@@ -83,6 +84,9 @@ def govern(
             place of the draft's largest probability; an `AcceptanceHead` or its file.
         verification: of sampled drafts: "standard", token by token, or "block", which keeps at
             least as many of them on average (see `verify_block`). Greedy drafts know one way.
+        tree_width: candidates at each drafted position, all verified in one forward: 1 for a
+            chain, 2 or 3 for a tree, whose further candidates take over where the first is
+            rejected. Where logits processors look at the text, drafts are chains all the same.
         costs: cost table, or its file, to decide by instead of by measured seconds: the same
             prompts then meet the same decisions, on any machine.
         on_round: called after every round with what it did.
@@ -97,7 +101,9 @@ def govern(
     host = host_info(as_views(drafts), ensemble=file.ensemble is not None)
     frozen = None if costs is None else load_costs(costs)
     governor = Governor(file, host, costs=frozen)
-    return GovernedGenerate(model, drafts, governor, on_round, acceptance_head, verification)
+    return GovernedGenerate(
+        model, drafts, governor, on_round, acceptance_head, verification, tree_width
+    )
 
 
 class GovernedGenerate:
@@ -118,14 +124,16 @@ class GovernedGenerate:
         on_round: Callable[[RoundStats], None] | None = None,
         acceptance_head: str | Path | AcceptanceHead | None = None,
         verification: Verification = "standard",
+        tree_width: int = 1,
     ) -> None:
         check_model(model, "target")
         check_drafts(model, drafts)
-        check_verification(verification)
+        check_verification(verification, tree_width)
         self._model = model
         self._drafts = as_views(drafts)
         self._head = prepare_head(acceptance_head, self._drafts)
         self._verification: Verification = verification
+        self._tree_width = tree_width
         self._on_round = on_round
         self._stats = GenerateStats()
         self._closed = False
@@ -362,7 +370,7 @@ class GovernedGenerate:
             self._model,
             self._drafts,
             self.governor,
-            Call(num_rows, config, queue, first, together, self._verification),
+            Call(num_rows, config, queue, first, together, self._verification, self._tree_width),
             self._stats,
             self._on_round,
             on_token,

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+
+from flyball.kernels.tree_block import TreeBlock
 
 Longs = NDArray[np.int64]
 Bools = NDArray[np.bool_]
@@ -41,6 +44,8 @@ class Proposal:
         confidence: (rows, K) largest probabilities, or what an acceptance head predicts; None
             where nobody asked.
         entropy: (rows, K) of the distributions, in nats; None where nobody asked.
+        siblings: (rows, K, width - 1) further tokens at each position, all different, in the order
+            in which they are tested, -1 behind the last; None in a chain.
         members: of the ensemble, for rows that are `drawn`; None where one draft drafted alone.
     """
 
@@ -50,7 +55,20 @@ class Proposal:
     drawn: Bools | None = None
     confidence: NDArray[np.float64] | None = None
     entropy: NDArray[np.float64] | None = None
+    siblings: torch.Tensor | None = None
     members: MemberProbs | None = None
+
+    @property
+    def candidates(self) -> torch.Tensor:
+        """Tokens (rows, K, width) at each position, the drafted one first."""
+        assert self.siblings is not None
+        return torch.cat([self.tokens[..., None], self.siblings], dim=2)
+
+    @cached_property
+    def block(self) -> TreeBlock:
+        """The columns that the target reads."""
+        _, num_spine, width = self.candidates.shape
+        return TreeBlock(num_spine, width)
 
     @classmethod
     def nothing(cls, num_rows: int, device: torch.device) -> Proposal:
@@ -75,6 +93,10 @@ class Proposal:
                 return None
             return np.pad(values, ((0, 0), (0, surplus)), constant_values=np.nan)
 
+        siblings = self.siblings
+        if siblings is not None:
+            siblings = torch.where(rows[:, None, None], siblings, -1)
+            siblings = torch.nn.functional.pad(siblings, (0, 0, 0, surplus), value=-1)
         return Proposal(
             tokens,
             np.maximum(self.draft_len, other.draft_len),
@@ -82,5 +104,6 @@ class Proposal:
             self.drawn,
             widen(self.confidence),
             widen(self.entropy),
+            siblings,
             self.members,
         )

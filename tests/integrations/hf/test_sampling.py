@@ -30,7 +30,7 @@ from text_statistics import SteppedCost, p_value
 
 from flyball.controller.governor import DraftInfo, Governor, HostInfo
 from flyball.controller.policy_file import load_policy
-from flyball.integrations.hf import loop
+from flyball.integrations.hf import verdict
 from flyball.integrations.hf.drafts import Drafts
 from flyball.integrations.hf.govern import GovernedGenerate
 from flyball.integrations.hf.proposal import Proposal
@@ -190,7 +190,7 @@ def mutant(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> I
     elif request.param == "argmax_afterwards":
         monkeypatch.setattr(module, "Drafts", PicksBestLengthAfterwards)
     else:
-        monkeypatch.setattr(loop, "verify_sampled", residual_of_another_q)
+        monkeypatch.setattr(verdict, "verify_sampled", residual_of_another_q)
     yield request.param
 
 
