@@ -26,7 +26,7 @@ class Verdict:
         num_accepted: (rows,) drafted tokens accepted.
         num_chain: (rows,) of them without a sibling, which is the last where there is one.
         emitted: (rows, width) accepted tokens and the one that follows.
-        scores: (rows, columns, vocab) processed scores after each column of the verified block, the
+        scores: (rows, columns, vocab) processed, after each column of the verified block, the
             drafted ones first.
         probs: (rows, width) the target's probability of each emitted token; None under greedy.
         path: (rows, width) columns whose scores each emitted token comes from; None where they

@@ -70,7 +70,6 @@ def test_scores_and_logits_are_those_of_the_emitted_tokens() -> None:
         "return_dict_in_generate": True,
         "output_scores": True,
         "output_logits": True,
-        "top_k": 5,
     }
     gov = govern(target, [draft], policy=STATIC, tree_width=3)
     got, wanted = gov.generate(**inputs, **settings), target.generate(**inputs, **settings)
