@@ -205,7 +205,8 @@ class GovernedGenerate:
         Args:
             inputs: (rows, prompt) token ids, or as keyword `input_ids`.
             draft_inputs: for drafts that see images: "pixel_values", the target's by default, and
-                "captions", token ids for each row that stand in place of its images.
+                "captions", for each row a list of token ids for each of its images, which stand in
+                their places.
             streamer: gets the prompt, every accepted token, and its end, also after an error.
             stop_strings: texts end where one of these stands.
             tokenizer: needed for stop_strings.

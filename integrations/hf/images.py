@@ -74,7 +74,7 @@ def prompt_images(
         count=count,
         inputs=inputs,
         pixel_values=_pixels(draft_inputs.get("pixel_values"), count, copies),
-        captions=_captions(draft_inputs.get("captions"), len(input_ids), copies),
+        captions=_captions(draft_inputs.get("captions"), count, copies),
     )
 
 
@@ -92,13 +92,17 @@ def _pixels(pixels: torch.Tensor | None, count: Longs, copies: int) -> torch.Ten
     return torch.cat([group for group in groups for _ in range(copies)])
 
 
-def _captions(captions: Sequence[Any] | None, num_rows: int, copies: int) -> list[Longs] | None:
+def _captions(
+    captions: Sequence[Sequence[Any]] | None, count: Longs, copies: int
+) -> list[list[Longs]] | None:
+    """Captions of rows with so many images each."""
     if captions is None:
         return None
-    if copies * len(captions) != num_rows:
+    given = [len(row) for row in captions]
+    if given != count[::copies].tolist():
         raise HostError(
-            f"expected captions for each of {num_rows // copies} rows in draft_inputs, but got "
-            f"{len(captions)}; pass one list of token ids a row"
+            f"expected captions for {count[::copies].tolist()} images by row in draft_inputs, but "
+            f"got {given}; pass a list of token ids for each image of each row"
         )
-    found = [np.asarray(caption, np.int64).reshape(-1) for caption in captions]
-    return [caption for caption in found for _ in range(copies)]
+    found = [[np.asarray(ids, np.int64).reshape(-1) for ids in row] for row in captions]
+    return [row for row in found for _ in range(copies)]

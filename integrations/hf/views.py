@@ -63,14 +63,14 @@ class PromptImages:
         inputs: of the target's forward, for all prompts.
         pixel_values: (images, channels, height, width) for drafts, by prompt; None where they
             get none.
-        captions: ids of a text for each prompt, in place of its images; None without.
+        captions: for each prompt, ids of a text in place of each of its images; None without.
     """
 
     token: int
     count: Longs
     inputs: Mapping[str, Any]
     pixel_values: torch.Tensor | None
-    captions: Sequence[Longs] | None = None
+    captions: Sequence[Sequence[Longs]] | None = None
 
 
 @dataclass(frozen=True)
@@ -122,8 +122,8 @@ def view_prompts(
     if view.seen == "caption":
         assert images.captions is not None
         return [
-            ViewedPrompt(_replace(prompt, images.token, caption))
-            for prompt, caption in zip(prompts, images.captions, strict=True)
+            ViewedPrompt(_replace(prompt, images.token, captions))
+            for prompt, captions in zip(prompts, images.captions, strict=True)
         ]
     if images.pixel_values is None:
         return [
@@ -161,12 +161,17 @@ def _encode(view: DraftView, pixel_values: torch.Tensor) -> torch.Tensor:
     return pooled.flatten(2).transpose(1, 2)
 
 
-def _replace(prompt: Longs, token: int, caption: Longs) -> Longs:
-    """The prompt with one text in place of all its images."""
-    first = int((prompt == token).argmax()) if (prompt == token).any() else 0
-    rest = prompt[first:]
-    result: Longs = np.concatenate([prompt[:first], caption, rest[rest != token]])
-    return result
+def _replace(prompt: Longs, token: int, captions: Sequence[Longs]) -> Longs:
+    """The prompt with a text in place of each of its images."""
+    places = np.flatnonzero(prompt == token)
+    if len(captions) == 0:
+        return prompt
+    size = len(places) // len(captions)
+    parts, end = [], 0
+    for place, caption in zip(places[::size], captions, strict=True):
+        parts += [prompt[end:place], caption]
+        end = place + size
+    return np.concatenate([*parts, prompt[end:]])
 
 
 def _resize(prompt: Longs, token: int, count: int, num_tokens: int) -> Longs:

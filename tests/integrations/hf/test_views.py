@@ -14,7 +14,12 @@ from flyball.controller.errors import HostError
 from flyball.integrations.hf import DraftView, govern
 from flyball.integrations.hf.views import PromptImages, embed, view_prompts
 
-CAPTIONS = [[7, 8, 9], [10], [11, 12], [13, 14]]
+IDS = [7, 8, 9], [10], [11, 12], [13, 14]
+
+
+def captions_of(num_images: list[int]) -> list[list[list[int]]]:
+    """Token ids for each image of each row."""
+    return [[IDS[place % 4] for place in range(count)] for count in num_images]
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +53,7 @@ def test_greedy_output_is_the_targets(pair: tuple[Any, Any], num_images: list[in
     texts = expected(target, inputs, num_images)
     gov = govern(target, [*all_views(draft), "prompt_lookup"], policy=ensemble_policy())
     only_together(gov)
-    captions = CAPTIONS[: len(num_images)]
+    captions = captions_of(num_images)
     out = gov.generate(
         **inputs, draft_inputs={"captions": captions}, max_new_tokens=40, do_sample=False
     )
@@ -74,7 +79,7 @@ def test_the_models_own_generate_takes_draft_inputs(pair: tuple[Any, Any]) -> No
         max_new_tokens=40,
         do_sample=False,
         custom_generate=gov,
-        draft_inputs={"pixel_values": inputs["pixel_values"], "captions": CAPTIONS[:2]},
+        draft_inputs={"pixel_values": inputs["pixel_values"], "captions": captions_of([1, 1])},
     )
     check(out, inputs["input_ids"].shape[1], expected(target, inputs, [1, 1]))
 
@@ -130,10 +135,17 @@ def test_each_view_drafts_what_it_would_say_alone(pair: tuple[Any, Any], image: 
     rounds: list[int] = []
     gov._on_round = lambda stats: rounds.extend(stats.num_accepted.tolist())
     out = gov.generate(
-        **inputs, draft_inputs={"captions": CAPTIONS[:2]}, max_new_tokens=20, do_sample=False
+        **inputs,
+        draft_inputs={"captions": captions_of([2, 1])},
+        max_new_tokens=20,
+        do_sample=False,
     )
     images = PromptImages(
-        IMAGE, np.array([2, 1]), {}, inputs["pixel_values"], [np.array(x) for x in CAPTIONS[:2]]
+        IMAGE,
+        np.array([2, 1]),
+        {},
+        inputs["pixel_values"],
+        [[np.array(ids) for ids in row] for row in captions_of([2, 1])],
     )
     prompts = [
         row[mask.bool()].numpy()
@@ -183,9 +195,9 @@ def test_bad_inputs_are_refused_in_one_line(pair: tuple[Any, Any]) -> None:
     gov = govern(target, all_views(draft), policy=ensemble_policy())
     cases: list[tuple[dict[str, Any], dict[str, Any], str]] = [
         (inputs, {"pixels": 1}, "draft_inputs of captions and pixel_values, but got pixels"),
-        (inputs, {"captions": [[1]]}, "captions for each of 2 rows .*but got 1"),
+        (inputs, {"captions": [[[1]]]}, r"captions for \[1, 1\] images .*but got \[1\]"),
         (inputs, {"pixel_values": inputs["pixel_values"][:1]}, "for 2 images .*but got 1"),
-        (prompts_with_images([0]), {"captions": [[1]]}, "images for the target .*got none"),
+        (prompts_with_images([0]), {"captions": [[[1]]]}, "images for the target .*got none"),
     ]
     for own, draft_inputs, message in cases:
         with pytest.raises(HostError, match=message) as error:
