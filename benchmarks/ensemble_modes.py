@@ -14,12 +14,12 @@ from flyball.controller.governor import Plan
 from flyball.demo.vlm_data import VlmPrompt
 from flyball.demo.vlm_loader import VlmModels, left_padded
 from flyball.integrations.hf import DraftView, GovernedGenerate, govern
-from flyball.policies.ensemble.base import EnsemblePolicy
 from flyball.policies.registry import ENSEMBLE_POLICIES
 
 VIEWS = ("own", "none", "pooled", "caption")
 DEFAULT = "accept_ascent"
 DRAFT_LEN = 5  # as TABED's
+RULES = tuple(name for name in ENSEMBLE_POLICIES if name != "static")
 
 
 @dataclass(frozen=True)
@@ -40,18 +40,6 @@ class Made:
 
 
 Mode = Callable[[VlmPrompt, int, bool], Made]
-
-
-class FixedWeights(EnsemblePolicy):
-    """The same weights (members,) for every request and round."""
-
-    def __init__(self, weights: Any) -> None:
-        super().__init__(None, len(weights), np.random.default_rng(0))
-        self._weights = np.asarray(weights, np.float64)
-
-    def decide(self, slots: Any, sampled: bool) -> Any:
-        """These weights (n, members)."""
-        return np.tile(self._weights, (len(slots), 1))
 
 
 def governed(models: VlmModels, views: tuple[str, ...], **settings: Any) -> GovernedGenerate:
@@ -141,13 +129,12 @@ def modes(models: VlmModels, mixture: Any) -> dict[str, Mode]:
     }
     for view in VIEWS:
         found[view] = run(governed(models, (view,), policy=static()))
-    for name in ENSEMBLE_POLICIES:
+    for name in RULES:
         gov = governed(models, VIEWS, policy=static(ensemble={"policy": name}))
         found[name] = run(together(gov))
-    fixed = governed(models, VIEWS, policy=static(ensemble={"policy": "equal"}))
-    assert fixed.governor.ensemble is not None
-    fixed.governor.ensemble._made = FixedWeights(mixture)
-    found["best mixture"] = run(together(fixed))
+    best = {"policy": "static", "weights": np.asarray(mixture).tolist()}
+    gov = governed(models, VIEWS, policy=static(ensemble=best))
+    found["best mixture"] = run(together(gov))
     section = {"policy": DEFAULT}
     for width in (2, 3):
         tree = governed(models, VIEWS, policy=static(ensemble=section), tree_width=width)

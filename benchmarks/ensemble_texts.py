@@ -1,9 +1,9 @@
 """Finished texts read by target and members, and rules that walk over them.
 
 Along a settled text everything is known: whether each member, or any mixture, would have drafted
-the next token (greedy), or with which probability it would have been accepted (sampling). Rounds of
-a constant length are a pointer that moves over it, so that fixed mixtures and changes of scenario
-can be judged without decoding again.
+the next token (greedy), or with which probability it would have been accepted (sampling). Rounds
+of a constant length are a pointer that moves over it, so that fixed mixtures and changes of
+scenario can be judged without decoding again.
 """
 
 from __future__ import annotations

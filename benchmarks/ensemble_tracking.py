@@ -9,22 +9,21 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.ensemble_modes import VIEWS, FixedWeights
+from benchmarks.ensemble_modes import RULES, VIEWS
 from benchmarks.ensemble_texts import ReadText, Walk, grid_acceptance, walk
 from flyball.demo.vlm_data import SCENARIOS
 from flyball.policies.ensemble.base import EnsemblePolicy, simplex_grid
 from flyball.policies.registry import ENSEMBLE_POLICIES
 
 Texts = dict[tuple[bool, str], list[ReadText]]
-RULES = ("accept_ascent", "tabed", "hedge", "best_single", "equal")
 SETTLED = 50  # tokens after which a rule should have followed
 
 
-def make(rule: str) -> EnsemblePolicy:
-    """A fresh policy with its default settings."""
+def make(rule: str, **settings: Any) -> EnsemblePolicy:
+    """A fresh policy."""
     policy = ENSEMBLE_POLICIES[rule]
-    settings = policy.Settings(policy=rule)
-    return policy(settings, len(VIEWS), np.random.default_rng(0))
+    made = policy.Settings(policy=rule, **settings)
+    return policy(made, len(VIEWS), np.random.default_rng(0))
 
 
 def track(texts: Texts) -> dict[str, Any]:
@@ -38,7 +37,10 @@ def track(texts: Texts) -> dict[str, Any]:
         order = schedule(texts, sampled)
         stream = [texts[sampled, name][number] for name, number in order]
         best = {name: _best_fixed(texts[sampled, name], sampled) for name in SCENARIOS}
-        fixed = {name: walk(FixedWeights(best[name]), stream, sampled) for name in SCENARIOS}
+        fixed = {
+            name: walk(make("static", weights=best[name].tolist()), stream, sampled)
+            for name in SCENARIOS
+        }
         lines = {}
         for rule in RULES:
             own = walk(make(rule), stream, sampled)

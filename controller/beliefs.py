@@ -28,6 +28,7 @@ Ints = NDArray[np.int32]
 _COST_ROUNDS = 16  # rounds after which a new plan takes in what costs were measured
 # Rounds without the ensemble after which it is tried: what it would have done shows nowhere else.
 _TRIAL_ROUNDS, _TRIAL_LEN = 64, 4
+_HELD_ROUNDS = 8  # of what members would have proposed
 
 
 @dataclass(slots=True)
@@ -68,6 +69,7 @@ class Beliefs:
         self._kinds = [known.index(kind) for kind in kinds]
         self._together = next((way for way, info in enumerate(infos) if info.together), None)
         self._num_apart = 0  # rounds since the ensemble drafted
+        self._held: list[tuple[Ints, Floats]] = []  # what members would have proposed
         self._num_unused = 0  # costs that no plan has seen yet
         self._num_slots = 0
         self._fill = FillEstimator(max_draft_len)
@@ -102,6 +104,8 @@ class Beliefs:
     def admit(self, slots: Ints) -> None:
         """New requests take these slots (n,)."""
         self._guard.at_work = "acceptance"
+        if self._held:
+            self._read_held()
         self._num_slots = max(self._num_slots, int(slots.max(initial=-1)) + 1)
         for part in self._parts:
             self._learn(part)
@@ -290,6 +294,26 @@ class Beliefs:
         self._count("match", self._drafts[draft].read(slots, match))
         if self._drafts[draft].due:
             self._learn(self._drafts[draft])
+
+    def read_members(self, slots: Ints, match: Floats) -> None:
+        """Take in what the ensemble's members would have proposed (n, w, members) each alone.
+
+        Rounds of the same requests are gathered: learning from several at once costs less.
+        """
+        held = self._held
+        if held and not np.array_equal(held[0][0], slots):
+            self._read_held()
+        held.append((slots, match))
+        if len(held) >= _HELD_ROUNDS:
+            self._read_held()
+
+    def _read_held(self) -> None:
+        slots = self._held[0][0]
+        match = np.concatenate([match for _, match in self._held], axis=1)
+        self._held.clear()
+        for member in self._stepping:
+            if not self._host.drafts[member].together:
+                self.read(slots, match[:, :, member], member)
 
     def compare(self, slots: Ints, offer: Offer, num_matched: Ints, num_compared: Ints) -> None:
         """Take in how an offer would have done; see `Governor.compare`."""

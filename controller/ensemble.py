@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import logging
+
 import numpy as np
 from numpy.typing import NDArray
 
+from flyball.controller.errors import PolicyFileError
 from flyball.controller.guard import BadAnswerError
 from flyball.controller.policy_file import PolicyFile
 from flyball.estimators.slots import SlotPool
@@ -16,6 +19,8 @@ Rows = NDArray[np.intp]
 
 _ROUNDING = 1e-6
 
+logger = logging.getLogger(__name__)
+
 
 class Ensemble:
     """Holds the ensemble policy, which is made when it is first needed and anew after a fault.
@@ -24,10 +29,18 @@ class Ensemble:
         file: says which policy.
         num_members: that have weights.
         pool: of the slots that are taken.
+
+    Raises:
+        PolicyFileError: the policy is not for so many members.
     """
 
     def __init__(self, file: PolicyFile, num_members: int, pool: SlotPool) -> None:
-        self._file = file
+        try:
+            assert file.ensemble is not None
+            file.ensemble.check(num_members)
+        except ValueError as error:
+            raise PolicyFileError(f"{file.path or 'policy'}: ensemble: {error}") from None
+        self._file = self._seen = file
         self._num_members = num_members
         self._pool = pool
         self._made: EnsemblePolicy | None = None
@@ -42,8 +55,16 @@ class Ensemble:
         return self._made
 
     def reload(self, file: PolicyFile) -> None:
-        """Another file is in force; without an ensemble section the policy stays."""
-        if file.ensemble is not None and file.ensemble != self._file.ensemble:
+        """Another file is in force; without a section for these members the policy stays."""
+        if file is self._seen or file.ensemble is None:
+            return
+        self._seen = file
+        try:
+            file.ensemble.check(self._num_members)
+        except ValueError as error:
+            logger.warning("ensemble: %s; the policy in force stays", error)
+            return
+        if file.ensemble != self._file.ensemble:
             self._file = file
             self.forget()
 

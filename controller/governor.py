@@ -470,9 +470,7 @@ class Governor:
                 slots, overlap = slots[current], overlap[current]
             if len(slots) == 0 or overlap.size == 0:
                 return
-            for member in range(overlap.shape[2]):
-                if self._host.drafts[member].steps:
-                    self._beliefs.read(slots, overlap[:, :, member], member)
+            self._beliefs.read_members(slots, overlap)
             self._guard.at_work = "ensemble"
             if values is not None:
                 self._ensemble.learn(slots, row, values, sampled)

@@ -13,33 +13,39 @@ from collections.abc import Iterator
 import torch
 
 _LEAST = 1e-10  # a probability of 0 costs this much: 23 nats, so that divergences stay finite
-_NUM_CANDIDATES = 16  # tokens a member
+_NUM_CANDIDATES = 8  # tokens a member
 _MOST_ELEMENTS = 2**24  # of a temporary tensor
 
 
-def mix(
-    probs: torch.Tensor, weights: torch.Tensor, present: torch.Tensor | None = None
-) -> torch.Tensor:
-    """The mixture sum_j w_j q_j, with weights shared anew among the members that are present.
-
-    It sums to 1 up to rounding whatever the precision of `probs`, so that it is the distribution
-    that tokens are drawn from, and may stand in the acceptance test and in the residual.
+def share(weights: torch.Tensor, present: torch.Tensor | None = None) -> torch.Tensor:
+    """Weights shared anew among the members that are present.
 
     Args:
-        probs: (rows, m, vocab) distributions of the members.
-        weights: (rows, m) at least 0; those of the present members need not sum to 1, and where
+        weights: (..., m) at least 0; those of the present members need not sum to 1, and where
             they sum to 0 the present members weigh alike.
-        present: (rows, m) bool, at least one member in each row; None where all are.
+        present: (..., m) bool, at least one member in each row; None where all are.
+
+    Returns:
+        (..., m) of sum 1, 0 for absent members.
+    """
+    there = torch.ones_like(weights) if present is None else present.to(weights.dtype)
+    weights = weights * there
+    weights = torch.where(weights.sum(dim=-1, keepdim=True) > 0, weights, there)
+    return weights / weights.sum(dim=-1, keepdim=True)
+
+
+def mix(probs: torch.Tensor, shares: torch.Tensor) -> torch.Tensor:
+    """The mixture sum_j w_j q_j, the distribution that a token is drawn from and judged by.
+
+    Args:
+        probs: (rows, m, vocab) distributions of the members, finite ones for absent members too.
+        shares: (rows, m) weights of sum 1; see `share`.
 
     Returns:
         (rows, vocab).
     """
     probs = _single(probs)
-    if present is not None:
-        probs = probs.masked_fill(~present[..., None], 0.0)
-    mixture = (_share(weights.to(probs), present)[:, None] @ probs).squeeze(1)
-    result: torch.Tensor = mixture / mixture.sum(dim=-1, keepdim=True)
-    return result
+    return (shares.to(probs)[:, None] @ probs).squeeze(1)
 
 
 def overlap(
@@ -119,31 +125,27 @@ def grid_hits(
 
         hit = [argmax_x sum_j v_j q_j(x) = argmax_x p(x)]  for every v of the grid
 
-    The argmax is sought among the 16 most probable tokens of each member, and p's argmax. Any
-    other token has at most the mixture of the members' 16th probabilities, which is at most 1/16:
-    the result is exact wherever the mixture gives some token more than that. Below, a token that
-    is in no member's first 16, yet leads the mixture, may be missed; a hit is never denied.
+    The argmax is sought among the 8 most probable tokens of each member, and p's argmax. Any other
+    token has at most the mixture of the members' 9th probabilities, which is at most 1/9: the
+    result is exact wherever the mixture gives some token more than that. Below, a token that is in
+    no member's first 8, yet leads the mixture, may be missed; a hit is never denied. Nor is it
+    where another token is exactly as probable.
 
     Args:
         p: (N, vocab) the target's distributions.
         q: (N, m, vocab) the members'.
-        grid: (G, m) weight vectors, shared anew among the present members as in `mix`.
+        grid: (G, m) weight vectors, shared anew among the present members.
         present: (N, m) bool; None where all are.
 
     Returns:
-        (N, G) of 0 and 1. Of equally probable tokens the first counts, as for `argmax`.
+        (N, G) of 0 and 1.
     """
     q = _single(q)
     hit = p.argmax(dim=-1, keepdim=True)
     most = q.topk(min(_NUM_CANDIDATES, q.shape[-1]), dim=-1).indices.flatten(start_dim=1)
     tokens = torch.cat([hit, most], dim=1)[:, None]  # (N, 1, candidates)
     q = q.gather(2, tokens.expand(-1, q.shape[1], -1))
-    hit = hit[:, None]
-    parts = []
-    for mixture in _mixtures(q, grid, present):
-        own = mixture[..., :1]
-        beaten = (mixture > own) | ((mixture == own) & (tokens < hit))
-        parts.append(~(beaten & (tokens != hit)).any(dim=-1))
+    parts = [mixture[..., 0] >= mixture.amax(dim=-1) for mixture in _mixtures(q, grid, present)]
     return torch.cat(parts, dim=1).to(q.dtype)
 
 
@@ -158,7 +160,7 @@ def grid_kl(
     Args:
         p: (N, vocab) the target's distributions.
         q: (N, m, vocab) the members'.
-        grid: (G, m) weight vectors, shared anew among the present members as in `mix`.
+        grid: (G, m) weight vectors, shared anew among the present members.
         present: (N, m) bool; None where all are.
 
     Returns:
@@ -178,14 +180,6 @@ def _absent_nan(values: torch.Tensor, present: torch.Tensor | None) -> torch.Ten
     return values if present is None else values.masked_fill(~present, torch.nan)
 
 
-def _share(weights: torch.Tensor, present: torch.Tensor | None) -> torch.Tensor:
-    """Weights (..., m) of sum 1 over the members that are present."""
-    there = torch.ones_like(weights) if present is None else present.to(weights.dtype)
-    weights = weights * there
-    weights = torch.where(weights.sum(dim=-1, keepdim=True) > 0, weights, there)
-    return weights / weights.sum(dim=-1, keepdim=True)
-
-
 def _mixtures(
     q: torch.Tensor, grid: torch.Tensor, present: torch.Tensor | None
 ) -> Iterator[torch.Tensor]:
@@ -193,7 +187,7 @@ def _mixtures(
     if present is not None:
         q = q.masked_fill(~present[..., None], 0.0)
         present = present[:, None]
-    weights = _share(grid.to(q).expand(len(q), -1, -1), present)
+    weights = share(grid.to(q).expand(len(q), -1, -1), present)
     size = max(1, _MOST_ELEMENTS // max(1, len(q) * q.shape[-1]))
     for part in weights.split(size, dim=1):
         yield part @ q

@@ -8,6 +8,7 @@ from flyball.policies.ensemble.best_single import BestSingle
 from flyball.policies.ensemble.equal import Equal
 from flyball.policies.ensemble.hedge import Hedge
 from flyball.policies.ensemble.metasd import MetaSD
+from flyball.policies.ensemble.static import StaticWeights
 from flyball.policies.ensemble.tabed import TABED
 from flyball.policies.length.adaedl import AdaEDL
 from flyball.policies.length.base import LengthPolicy
@@ -31,6 +32,7 @@ ENSEMBLE_POLICIES: dict[str, type[EnsemblePolicy]] = {
     "equal": Equal,
     "hedge": Hedge,
     "metasd": MetaSD,
+    "static": StaticWeights,
     "tabed": TABED,
 }
 

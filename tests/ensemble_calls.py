@@ -6,15 +6,18 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+from policy_sections import ensemble_section
 
 from flyball.controller.governor import Plan
 from flyball.integrations.hf import GovernedGenerate
 
 
-def ensemble_policy(name: str = "accept_ascent", draft_len: int = 4) -> dict[str, Any]:
-    """A policy file with an ensemble and a constant draft length."""
+def ensemble_policy(
+    name: str = "accept_ascent", draft_len: int = 4, num_members: int = 2
+) -> dict[str, Any]:
+    """A policy file with an ensemble of so many members and a constant draft length."""
     length = {"policy": "static", "draft_len": draft_len, "max_draft_len": draft_len}
-    return {"version": 1, "length": length, "ensemble": {"policy": name}}
+    return {"version": 1, "length": length, "ensemble": ensemble_section(name, num_members)}
 
 
 def only_together(gov: GovernedGenerate) -> None:

@@ -19,6 +19,8 @@ from flyball.integrations.hf.tree import tree_mask
 
 Longs = NDArray[np.int64]
 
+_STEP_ROOM = 64  # columns that a mask has room for beyond its first step's
+
 
 class CachedModel:
     """Forwards in which every row continues its own text.
@@ -60,6 +62,8 @@ class CachedModel:
         )
         self._causal = torch.empty(0)
         self._causal_room = 0
+        self._step = torch.empty(0)  # mask of the latest step of one token a row
+        self._step_lengths: Longs = np.zeros(0, np.int64)
 
     def read_prompts(
         self,
@@ -197,12 +201,34 @@ class CachedModel:
         """What to add to attention scores (rows, 1, width, columns); None where all is seen."""
         if len(lengths) == 1:
             return self._single_mask(width, num_columns, device) if width > 1 else None
-        if width == 1 and (lengths == lengths[0]).all():
-            return None
+        if width == 1:
+            if (lengths == lengths[0]).all():
+                return None
+            return self._step_mask(lengths, num_columns, device)
+        return self._block_mask(lengths, width, num_columns, device)
+
+    def _block_mask(
+        self, lengths: Longs, width: int, num_columns: int, device: torch.device
+    ) -> torch.Tensor:
         limit = upload(lengths[:, None] + np.arange(width), device)
         hidden = torch.arange(num_columns, device=device) > limit[:, None, :, None]
         mask = torch.zeros(hidden.shape, dtype=self.model.dtype, device=device)
         return mask.masked_fill_(hidden, torch.finfo(self.model.dtype).min)
+
+    def _step_mask(self, lengths: Longs, num_columns: int, device: torch.device) -> torch.Tensor:
+        """The same for one token a row, where most steps let each row see one column more."""
+        before = self._step_lengths
+        grown = lengths - before if len(before) == len(lengths) else np.full(1, -1)
+        fits = num_columns <= self._step.shape[-1]
+        if fits and ((grown == 0) | (grown == 1)).all():
+            rows = np.flatnonzero(grown)
+            places = (upload(rows, device), 0, 0, upload(lengths[rows], device))
+            self._step[places] = 0.0
+        else:
+            self._step = self._block_mask(lengths, 1, num_columns + _STEP_ROOM, device)
+        self._step_lengths = lengths
+        mask = self._step[..., :num_columns]
+        return mask.contiguous() if mask.is_cuda else mask
 
     def _single_mask(self, width: int, num_columns: int, device: torch.device) -> torch.Tensor:
         """The same for one row: a window of one triangle, which is made once."""

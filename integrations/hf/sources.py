@@ -14,7 +14,7 @@ from flyball.integrations.hf.processors import RowProcessors
 from flyball.integrations.hf.proposal import MemberProbs
 from flyball.integrations.hf.text import Texts
 from flyball.kernels.confidence import Confidence, confidence
-from flyball.kernels.mix import mix
+from flyball.kernels.mix import mix, share
 
 Ints = NDArray[np.int32]
 Longs = NDArray[np.int64]
@@ -123,8 +123,11 @@ class Mixed:
             present[:, list(model.numbers)] = model.present
         self._present = upload(present & ~idle, texts.device)
         self._weights = upload(weights.astype(np.float32), texts.device)
+        self._shares = share(self._weights, self._present)
         self._agrees = torch.ones(len(weights), dtype=torch.bool, device=texts.device)
         self._logits: list[torch.Tensor] = []
+        # Whether one model's lanes are all the members.
+        self._in_order = models[0].numbers == tuple(range(weights.shape[1]))
         self.members = MemberProbs([], [], [])
 
     @property
@@ -148,25 +151,36 @@ class Mixed:
 
     def probs(self, position: int) -> torch.Tensor:
         """The mixture (rows, vocab) for the token at `position`, counted from 0."""
-        num_rows, num_members = self._weights.shape
-        vocab = self._logits[0].shape[-1]
-        probs = torch.zeros(num_rows, num_members, vocab, device=self._weights.device)
-        rows, present = np.arange(num_rows), self._present
-        for model, logits in zip(self._models, self._logits, strict=True):
-            for lane, member in enumerate(model.numbers):
-                own = logits[:, lane : lane + 1]
-                scores = self._processors(self._texts, rows, position, own)
-                probs[:, member] = scores[:, 0].softmax(dim=-1)
-        lookup = self._lookup
+        parts = [self._lane_scores(logits, position).softmax(dim=-1) for logits in self._logits]
+        present, shares, lookup = self._present, self._shares, self._lookup
+        if self._in_order and lookup is None:
+            probs = parts[0]
+        else:
+            shape = (*self._weights.shape, parts[0].shape[-1])
+            probs = torch.zeros(shape, device=self._weights.device)
+            for model, part in zip(self._models, parts, strict=True):
+                probs[:, list(model.numbers)] = part
         if lookup is not None and position < lookup.tokens.shape[1]:
             probs[:, lookup.member].scatter_(1, lookup.tokens[:, position, None], 1.0)
             present = present.clone()
             present[:, lookup.member] = self._agrees & (position < lookup.draft_len)
-        mixture = mix(probs, self._weights, present)
+            shares = share(self._weights, present)
+        mixture = mix(probs, shares)
         self.members.probs.append(probs)
         self.members.mixture.append(mixture)
         self.members.present.append(present)
         return mixture
+
+    def _lane_scores(self, logits: torch.Tensor, position: int) -> torch.Tensor:
+        """Processed scores (rows, lanes, vocab) of one model."""
+        rows = np.arange(len(logits))
+        if self._processors.prefix_free:
+            return self._processors(self._texts, rows, position, logits)
+        lanes = [
+            self._processors(self._texts, rows, position, logits[:, lane : lane + 1])
+            for lane in range(logits.shape[1])
+        ]
+        return torch.cat(lanes, dim=1)
 
     def sure(self, position: int) -> Confidence:
         """The mixture at `position`, with its largest probability."""

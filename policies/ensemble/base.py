@@ -25,6 +25,13 @@ class EnsembleSettings(BaseModel):
 
     policy: str
 
+    def check(self, num_members: int) -> None:
+        """Refuse settings that do not suit so many members.
+
+        Raises:
+            ValueError: in one line.
+        """
+
 
 class EnsemblePolicy:
     """Decides with which weights the members' distributions are mixed.

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from policy_sections import length_section
+from policy_sections import ensemble_section, length_section
 
 from flyball.controller.errors import PolicyFileError
 from flyball.controller.policy_file import dump_policy, load_policy, policy_schema
@@ -37,7 +37,7 @@ def test_every_registered_policy_can_be_named(name: str) -> None:
 
 @pytest.mark.parametrize("name", ENSEMBLE_POLICIES)
 def test_every_ensemble_policy_can_be_named_dumped_and_made(tmp_path: Path, name: str) -> None:
-    policy = load_policy({"version": 1, "ensemble": {"policy": name}})
+    policy = load_policy({"version": 1, "ensemble": ensemble_section(name, 3)})
     text = dump_policy(policy)
     assert load_policy(write(tmp_path, text)) == policy
     assert all(key in text for key in ENSEMBLE_POLICIES[name].Settings.model_fields)

@@ -19,7 +19,7 @@ from hf_texts import SETTINGS, assert_same, pad_left, plain, random_models, rand
 from sampled_texts import FALSE_ALARM_RATE, VOCAB, WARPERS, draw_counts, expected_probs, noisy
 from text_statistics import p_value
 
-from flyball.controller.errors import HostError
+from flyball.controller.errors import HostError, PolicyFileError
 from flyball.controller.governor import Plan
 from flyball.integrations.hf import DraftView, GovernedGenerate, govern
 from flyball.integrations.hf.drafts import Drafts
@@ -45,7 +45,11 @@ def test_greedy_output_is_the_targets(
     family: tuple[Any, Any, Any], name: str, lookup: bool
 ) -> None:
     target, *drafts = family
-    gov = govern(target, [*drafts, "prompt_lookup"][: 2 + lookup], policy=ensemble_policy(name))
+    gov = govern(
+        target,
+        [*drafts, "prompt_lookup"][: 2 + lookup],
+        policy=ensemble_policy(name, 4, 2 + lookup),
+    )
     only_together(gov)
     rows = random_rows(4)
     expected = [plain(target, row, max_new_tokens=40) for row in rows]
@@ -209,6 +213,22 @@ def test_what_makes_no_ensemble_is_refused_in_one_line(tiny: Any) -> None:
     for drafts, message in cases:
         with pytest.raises(HostError, match=message) as error:
             govern(target, drafts, policy=ensemble_policy("equal"))
+        assert "\n" not in str(error.value)
+
+
+def test_weights_of_the_users_own_have_to_be_a_distribution_over_the_members(
+    family: tuple[Any, Any, Any],
+) -> None:
+    target, *drafts = family
+    for weights, message in (
+        ([0.5, 0.6], r"ensemble: expected weights of at least 0 that sum to 1, but got"),
+        ([1.5, -0.5], r"ensemble: expected weights of at least 0 that sum to 1, but got"),
+        ([float("nan"), 1.0], r"ensemble"),
+        ([0.2, 0.3, 0.5], r"ensemble: expected 2 weights for as many drafts, but got 3"),
+    ):
+        section = {"policy": "static", "weights": weights}
+        with pytest.raises(PolicyFileError, match=message) as error:
+            govern(target, drafts, policy={"version": 1, "ensemble": section})
         assert "\n" not in str(error.value)
 
 

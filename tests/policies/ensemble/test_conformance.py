@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from policy_sections import ensemble_section
 
 from flyball.policies.ensemble.base import EnsemblePolicy, Floats, Ints, Rows
 from flyball.policies.registry import ENSEMBLE_POLICIES
@@ -17,7 +18,7 @@ EXAMPLES = settings(max_examples=60, deadline=None)
 
 def make(name: str, num_members: int, seed: int = 0) -> EnsemblePolicy:
     policy = ENSEMBLE_POLICIES[name]
-    settings = policy.Settings(policy=name)
+    settings = policy.Settings(**ensemble_section(name, num_members))
     return policy(settings, num_members, np.random.default_rng(seed))
 
 
