@@ -24,9 +24,9 @@ from flyball.kernels.verify import Verification
 _ATTENTION = ("sdpa", "eager")
 # Local attention by cache column, which masked holes shift.
 _COLUMN_ATTENTION = frozenset({"gpt_neo"})
-# Frequencies that depend on the longest position of a forward, drafted ones included.
 # What forwards take only while they read a prompt.
 _IMAGE_INPUTS = frozenset({"pixel_values", "mm_encoder_outputs"})
+# Frequencies that depend on the longest position of a forward, drafted ones included.
 _LENGTH_DEPENDENT_ROPE = frozenset({"dynamic", "longrope"})
 
 
@@ -250,8 +250,12 @@ def check_many(
     return [int(limit) for limit in max_new_tokens]
 
 
-def check_prepared(input_ids: torch.Tensor, config: GenerationConfig) -> None:
+def check_prepared(
+    input_ids: torch.Tensor, config: GenerationConfig, model_kwargs: dict[str, Any]
+) -> None:
     """Refuse settings for one prompt of a queue that make more of it than one text."""
+    if any(_says_something(model_kwargs.get(key)) for key in _IMAGE_INPUTS):
+        raise HostError("expected no images with a queue of prompts; use generate")
     if len(input_ids) != 1:
         raise HostError("expected num_return_sequences=1 with a queue of prompts; use generate")
     if config.return_dict_in_generate:

@@ -286,7 +286,7 @@ class GovernedGenerate:
             **model_kwargs: Any,
         ) -> torch.Tensor:
             check_call(self._model, model, input_ids, generation_config, model_kwargs)
-            check_prepared(input_ids, generation_config)
+            check_prepared(input_ids, generation_config, model_kwargs)
             prompts = Prompts.prepared(
                 input_ids, None, logits_processor, stopping_criteria, generation_config
             )

@@ -121,7 +121,10 @@ class Mixed:
         present = np.zeros(weights.shape, np.bool_)
         for model in models:
             present[:, list(model.numbers)] = model.present
-        self._present = upload(present & ~idle, texts.device)
+        heard = present & ~idle
+        # Lookup may fall silent, and an absent view is: a row's other members then speak.
+        heard = np.where(heard.any(axis=1, keepdims=True), heard, present)
+        self._present = upload(heard, texts.device)
         self._weights = upload(weights.astype(np.float32), texts.device)
         self._shares = share(self._weights, self._present)
         self._agrees = torch.ones(len(weights), dtype=torch.bool, device=texts.device)

@@ -141,6 +141,18 @@ def test_texts_are_distributed_as_the_targets(sampled: tuple[Any, Any, Any], cas
     assert gov.stats.num_accepted > 0 and gov.governor.faults == {}
 
 
+def test_the_others_speak_where_the_only_member_asked_is_silent(
+    sampled: tuple[Any, Any, Any],
+) -> None:
+    target, draft, _ = sampled
+    gov = govern(target, [draft, "prompt_lookup"], policy=ensemble_policy("metasd", 3))
+    only_together(gov)
+    torch.manual_seed(0)
+    for prompt in random_rows(8):  # alone in their batch: lookup is asked before it finds anything
+        gov.generate(**pad_left([prompt % VOCAB], 0), max_new_tokens=40, do_sample=True, top_k=0)
+    assert gov.stats.num_accepted > 0 and gov.governor.faults == {}
+
+
 class JudgesByOneMember(Drafts):
     """Mutant: draws from the mixture, but judges the token by one member's distribution."""
 

@@ -189,6 +189,16 @@ def test_views_without_an_image_stand_aside(
     assert any((overlap[:, :, 1] >= 0).any() for overlap in overlaps)
 
 
+def test_one_view_at_a_time_where_that_one_lacks_its_image(pair: tuple[Any, Any]) -> None:
+    target, draft = pair
+    gov = govern(target, all_views(draft)[:2], policy=ensemble_policy("metasd"))
+    only_together(gov)
+    torch.manual_seed(0)
+    for num_images in ([0], [1, 0]):
+        gov.generate(**prompts_with_images(num_images), max_new_tokens=40, do_sample=True, top_k=0)
+    assert gov.stats.num_accepted > 0 and gov.governor.faults == {}
+
+
 def test_bad_inputs_are_refused_in_one_line(pair: tuple[Any, Any]) -> None:
     target, draft = pair
     inputs = prompts_with_images([1, 1])
@@ -206,6 +216,9 @@ def test_bad_inputs_are_refused_in_one_line(pair: tuple[Any, Any]) -> None:
     three = dict(inputs, pixel_values=inputs["pixel_values"][[0, 1, 1]])
     with pytest.raises((HostError, ValueError)):
         gov.generate(**three, max_new_tokens=4)
+    with pytest.raises(HostError, match="no images with a queue of prompts; use generate"):
+        pixels = inputs["pixel_values"][:1]
+        gov.generate_many([inputs["input_ids"][1].tolist()], pixel_values=pixels, max_new_tokens=4)
     odd = [DraftView(draft, image="pooled", pool=3)]
     with pytest.raises(HostError, match="whose side 3 divides, but got 16 tokens"):
         govern(target, odd).generate(**inputs, max_new_tokens=4)
