@@ -250,9 +250,21 @@ class ModelDraft:
         states = self._state if self._head is None else self.cached.hidden[:, :-1]
         return HostCopy(self._signs(confidence(scores), states)).get().astype(np.float64)
 
-    def start(self, slots: Ints, rows: Bools, lanes: slice) -> torch.Tensor:
-        """Begin to draft for some rows (rows,); logits (rows, l, vocab) of their first tokens."""
+    def start(self, slots: Ints, rows: Bools, lanes: slice, every: float = np.inf) -> torch.Tensor:
+        """Begin to draft for some rows (rows,).
+
+        Args:
+            slots: (rows,) of all rows.
+            rows: (rows,) which; they must fit into the draft's context.
+            lanes: that draft, all or one.
+            every: unread tokens from which on all other lanes read in the same forward.
+
+        Returns:
+            (rows, l, vocab) logits of the first tokens.
+        """
         self._fed, self._drafted = np.zeros_like(self._seen), True
+        if self.num_unread(slice(None)) >= every and (self.room(slice(None))[rows] >= 0).all():
+            return self.read(slots, rows, slice(None))[:, lanes]
         return self.read(slots, rows, lanes)
 
     def feed(self, tokens: torch.Tensor, going_on: Bools, lanes: slice) -> torch.Tensor:

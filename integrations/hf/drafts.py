@@ -128,7 +128,11 @@ class Drafts:
     def _source(self, number: int, plan: Plan, offers: list[Offer]) -> Solo | Mixed:
         """What drafts as draft `number` of the host."""
         if number != self._together:
-            return Solo(*self._lanes[number], self._texts, self._processors)
+            model, lane = self._lanes[number]
+            every = np.inf
+            if self._governor.wants_reading and len(model.numbers) > 1:
+                every = self._governor.read_every(number)
+            return Solo(model, lane, self._texts, self._processors, every)
         assert plan.weights is not None and self._governor.ensemble is not None
         one = self._governor.ensemble.runs_one
         idle: Bools = np.logical_and(one, (plan.weights <= 0).all(axis=0))
@@ -222,15 +226,13 @@ class Drafts:
         """Let drafts that did not run read what they skipped, once it is enough."""
         if not self._governor.wants_reading:
             return
+        lanes = slice(None)
         for model in self._models:
-            groups = [slice(lane, lane + 1) for lane in range(len(model.numbers))]
-            if ran.isdisjoint(model.numbers):
-                groups = [slice(None)]  # all lanes in one forward
-            for lanes in groups:
-                numbers = model.numbers[lanes]
-                every = min(map(self._governor.read_every, numbers))
-                if ran.isdisjoint(numbers) and model.num_unread(lanes) >= every:
-                    model.read(slots, model.room(lanes) >= 0, lanes)
+            if not ran.isdisjoint(model.numbers):
+                continue
+            every = min(map(self._governor.read_every, model.numbers))
+            if model.num_unread(lanes) >= every:
+                model.read(slots, model.room(lanes) >= 0, lanes)
 
     def _look_up(self, plan: Plan, draft_len: Longs) -> Proposal | None:
         if self._lookup is None:

@@ -30,15 +30,22 @@ class Solo:
         lane: of it.
         texts: of the batch.
         processors: of the batch.
+        read_every: unread tokens from which on the model's other lanes are brought up with it.
     """
 
     members: MemberProbs | None = None
 
     def __init__(
-        self, model: ModelDraft, lane: int, texts: Texts, processors: RowProcessors
+        self,
+        model: ModelDraft,
+        lane: int,
+        texts: Texts,
+        processors: RowProcessors,
+        read_every: float,
     ) -> None:
         self._model = model
         self._lanes = slice(lane, lane + 1)
+        self._read_every = read_every
         self._texts, self._processors = texts, processors
         self._logits = torch.empty(0)
 
@@ -49,7 +56,7 @@ class Solo:
 
     def start(self, slots: Ints, rows: Bools) -> None:
         """Begin to draft for some rows (rows,)."""
-        self._logits = self._model.start(slots, rows, self._lanes)
+        self._logits = self._model.start(slots, rows, self._lanes, self._read_every)
 
     def feed(self, tokens: torch.Tensor, going_on: Bools) -> None:
         """Go on in some rows (rows,) after drafted tokens (rows, 1)."""
