@@ -23,6 +23,7 @@ from transformers import LlavaForConditionalGeneration, PreTrainedTokenizerFast
 
 from flyball.demo.loader import MODELS
 from flyball.demo.train import fit
+from flyball.demo.vlm_alignment import ALIGNMENT_WEIGHT, Alignment
 from flyball.demo.vlm_distil import distil
 from flyball.demo.vlm_models import (
     DRAFT,
@@ -38,11 +39,11 @@ from flyball.demo.vlm_tower import train_tower
 from flyball.demo.vlm_views import batch_logits, make_batch
 
 SHARES = {
-    "cells": 0.12,
-    "captions": 0.22,
+    "cells": 0.18,
+    "captions": 0.20,
     "questions": 0.16,
-    "second_turn": 0.18,
-    "misleading": 0.20,
+    "second_turn": 0.16,
+    "misleading": 0.18,
     "sequences": 0.12,
 }
 TEXT_ONLY = 0.4  # of the texts that are not about an image
@@ -61,11 +62,13 @@ def train_target(out: Path, num_steps: int, tower_steps: int) -> None:
     model.set_attn_implementation(TRAINING_ATTENTION)
     stream = batches(dialogues(tokenizer, SHARES, TEXT_ONLY, SEED), SEED)
 
+    alignment = Alignment(tokenizer, SEED)
+
     def loss_of(model: Any) -> torch.Tensor:
         batch = make_batch(next(stream), "multimodal")
         with torch.autocast("cpu", dtype=torch.bfloat16):
-            logits = batch_logits(model, batch)
-        return F.cross_entropy(logits, batch.labels)
+            logits, aligned = batch_logits(model, batch), alignment.loss(model)
+        return F.cross_entropy(logits, batch.labels) + ALIGNMENT_WEIGHT * aligned
 
     fit(model, loss_of, num_steps, 2e-3, "target")
     save(model, out / "vlm_target")
@@ -75,7 +78,7 @@ def train_draft(out: Path, num_steps: int, tower_steps: int) -> None:
     """A tower of its own, then distillation."""
     tokenizer = PreTrainedTokenizerFast.from_pretrained(out / "vlm_target")
     target = LlavaForConditionalGeneration.from_pretrained(
-        out / "vlm_target", dtype=torch.float32
+        out / "vlm_target", dtype=torch.float32, attn_implementation=TRAINING_ATTENTION
     ).eval()
     draft = make_model(DRAFT, DRAFT_TOWER)
     draft.set_attn_implementation(TRAINING_ATTENTION)

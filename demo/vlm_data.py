@@ -85,7 +85,7 @@ def _second_turn(rng: random.Random) -> Sample:
 
 
 def _cells(rng: random.Random) -> Sample:
-    scene = draw_scene(rng, rng.randint(2, 5))
+    scene = draw_scene(rng, rng.randint(3, 7))
     prompt = f"{USER}{IMAGE}Go through the cells.{ASSISTANT}"
     return _sample(prompt, scene_dialogue.all_cells(scene, rng), [scene], rng)
 

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 
 from flyball.demo.train import fit
+from flyball.demo.vlm_alignment import ALIGNMENT_WEIGHT, Alignment
 from flyball.demo.vlm_data import IN_DOMAIN, OUT_OF_DOMAIN
 from flyball.demo.vlm_loader import greedy_answers
 from flyball.demo.vlm_models import SEED
@@ -67,10 +68,13 @@ def distil(target: Any, draft: Any, tokenizer: Any, num_steps: int) -> None:
         streams[name] = batches(mixed(source, own, rng), SEED + 3)
     print("the target's own answers are ready", flush=True)
 
+    alignment = Alignment(tokenizer, SEED + 4)
+
     def loss_of(model: Any) -> torch.Tensor:
         (other,) = rng.choices(list(OTHER_VIEWS), list(OTHER_VIEWS.values()))
         about_image = kl(target, model, next(streams["in domain"]), ["multimodal", other])
         rows = next(streams["out of domain"])[: BATCH_SIZE // 2]
-        return about_image + 0.5 * kl(target, model, rows, ["text"])
+        beside_text = ALIGNMENT_WEIGHT * alignment.loss(model)
+        return about_image + 0.5 * kl(target, model, rows, ["text"]) + beside_text
 
     fit(draft, loss_of, num_steps, 3e-3, "draft")
