@@ -5,10 +5,11 @@ python -m benchmarks.ensemble [--quick] [--seed-base N] [--json FILE] [--picture
 The demo's vision-language pair in transformers, batch 1. Members are four views of one draft: the
 image, no image, pooled image tokens, a caption. In-domain, second-turn and out-of-domain prompts;
 greedy decoding and sampling at temperature 1; single members, every weighting rule, the best fixed
-mixture in hindsight, trees of width 2 and 3, block verification, transformers' own assisted
-generation, whose assistant gets no image, and the governor, which may switch the ensemble off. All
-but the governor draft 5 tokens a round. Modes take turns at every prompt. `tracking` walks rules
-over finished texts whose scenario switches.
+mixture in hindsight, trees of width 2 and 3, block verification, and transformers' own assisted
+generation, whose assistant gets no image. All of these draft 5 tokens a round. Then each member and
+the governor, which may switch the ensemble off, with lengths of their own, learning on from text to
+text. Modes take turns at every prompt. `tracking` walks rules over finished texts whose scenario
+switches.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ import torch
 from transformers.utils import logging
 
 from benchmarks import report
-from benchmarks.ensemble_modes import VIEWS, Made, modes
+from benchmarks.ensemble_modes import VIEWS, Made, modes, served
 from benchmarks.ensemble_summary import summarise
 from benchmarks.ensemble_texts import ReadText, grid_acceptance, read_texts
 from benchmarks.ensemble_tracking import draw, track
@@ -77,11 +78,15 @@ def _decode(
     num_tokens: int,
     seed: int,
 ) -> Iterator[dict[str, Any]]:
-    """What every mode makes of every prompt, in turns; a scenario begins with fresh governors."""
+    """What every mode makes of every prompt, in turns.
+
+    A scenario begins with fresh governors, but for those that choose their lengths.
+    """
     rng = np.random.default_rng(seed)
     for sampled in (False, True):
+        longer = served(models)
         for scenario in SCENARIOS:
-            running = modes(models, mixtures[sampled, scenario])
+            running = {**modes(models, mixtures[sampled, scenario]), **longer}
             names = list(running)
             for number, prompt in enumerate(prompts[scenario]):
                 made: dict[str, Made] = {}

@@ -117,7 +117,7 @@ def stock(models: VlmModels) -> Mode:
 
 
 def modes(models: VlmModels, mixture: Any) -> dict[str, Mode]:
-    """All modes, with fresh governors.
+    """Modes of a constant length, with fresh governors.
 
     Args:
         models: the pair.
@@ -144,5 +144,14 @@ def modes(models: VlmModels, mixture: Any) -> dict[str, Mode]:
             found[f"{view}, width {width}"] = run(gov)
     block = governed(models, VIEWS, policy=static(ensemble=section), verification="block")
     found[f"{DEFAULT}, block"] = run(together(block))
-    found["governor"] = run(governed(models, VIEWS, policy={"version": 1, "ensemble": section}))
     return found
+
+
+def served(models: VlmModels) -> dict[str, Mode]:
+    """Modes that choose their lengths themselves, as a server runs them from text to text."""
+    default: dict[str, Any] = {"version": 1}
+    found = {
+        f"{view}, own lengths": run(governed(models, (view,), policy=default)) for view in VIEWS
+    }
+    section = {**default, "ensemble": {"policy": DEFAULT}}
+    return {**found, "governor": run(governed(models, VIEWS, policy=section))}
