@@ -4,12 +4,12 @@ python -m benchmarks.ensemble [--quick] [--seed-base N] [--json FILE] [--picture
 
 The demo's vision-language pair in transformers, batch 1. Members are four views of one draft: the
 image, no image, pooled image tokens, a caption. In-domain, second-turn and out-of-domain prompts;
-greedy decoding and sampling at temperature 1; single members, every weighting rule, the best fixed
-mixture in hindsight, trees of width 2 and 3, block verification, and transformers' own assisted
-generation, whose assistant gets no image. All of these draft 5 tokens a round. Then each member and
-the governor, which may switch the ensemble off, with lengths of their own, learning on from text to
-text. Modes take turns at every prompt. `tracking` walks rules over finished texts whose scenario
-switches.
+greedy decoding and sampling at temperature 1; single members, every weighting rule, the best
+fixed mixture in hindsight, trees of width 2 and 3, block verification, and transformers' own
+assisted generation, whose assistant gets no image. All of these draft 5 tokens a round. Then each
+member and the governor, which may switch the ensemble off, with lengths of their own, learning on
+from text to text. Modes take turns at every prompt. `tracking` walks rules over finished texts
+whose scenario switches.
 """
 
 from __future__ import annotations

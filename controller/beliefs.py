@@ -137,6 +137,7 @@ class Beliefs:
         if probe is None and self._together is not None:
             self._num_apart += 1
             if self._num_apart > _TRIAL_ROUNDS:
+                self._num_apart = 0
                 trial = self._together, min(_TRIAL_LEN, self._max_draft_len)
                 return self._appraise(slots, prospect, prospect.ways, trial)
         if offers and probe is None:

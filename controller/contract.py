@@ -86,6 +86,23 @@ class Offer:
     strength: Ints
 
 
+@dataclass(frozen=True)
+class Wanted:
+    """What an ensemble's policy wants of a round.
+
+    Attributes:
+        evidence: the kind that it learns from (see `EnsemblePolicy.evidence`); None for nothing.
+        grid: (vectors, members) weights that evidence of the kind "grid" judges.
+        reads_kl: whether that evidence needs divergences too.
+        runs_one: whether members without weight need not run.
+    """
+
+    evidence: str | None
+    grid: Floats
+    reads_kl: bool
+    runs_one: bool
+
+
 @dataclass(slots=True)
 class Plan:
     """The decision for one step.
@@ -95,12 +112,14 @@ class Plan:
         draft_len: (n,) tokens to draft for each request.
         draft: (n,) which draft each request uses; meaningless where draft_len is 0.
         weights: (n, members) of the ensemble, each row a distribution; None without one.
+        wanted: what is to be said of the members afterwards; None without an ensemble.
     """
 
     step_id: int
     draft_len: Ints
     draft: Ints
     weights: Floats | None = None
+    wanted: Wanted | None = None
 
 
 @dataclass(frozen=True)

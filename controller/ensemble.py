@@ -7,11 +7,12 @@ import logging
 import numpy as np
 from numpy.typing import NDArray
 
+from flyball.controller.contract import Wanted
 from flyball.controller.errors import PolicyFileError
 from flyball.controller.guard import BadAnswerError
 from flyball.controller.policy_file import PolicyFile
 from flyball.estimators.slots import SlotPool
-from flyball.policies.ensemble.base import EnsemblePolicy, Evidence
+from flyball.policies.ensemble.base import EnsemblePolicy
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int32]
@@ -56,10 +57,12 @@ class Ensemble:
 
     def reload(self, file: PolicyFile) -> None:
         """Another file is in force; without a section for these members the policy stays."""
-        if file is self._seen or file.ensemble is None:
+        if file is self._seen:
             return
         self._seen = file
         try:
+            if file.ensemble is None:
+                raise ValueError("expected the section of an ensemble that runs, but got none")
             file.ensemble.check(self._num_members)
         except ValueError as error:
             logger.warning("ensemble: %s; the policy in force stays", error)
@@ -72,24 +75,10 @@ class Ensemble:
         """Start anew."""
         self._made = None
 
-    @property
-    def runs_one(self) -> bool:
-        """Whether members without weight need not run."""
-        return self._policy.runs_one
-
-    @property
-    def grid(self) -> Floats:
-        """Weights (vectors, members) that evidence of the kind "grid" judges."""
-        return self._policy.grid
-
-    @property
-    def reads_kl(self) -> bool:
-        """Whether evidence of the kind "grid" needs its divergences."""
-        return self._policy.reads_kl
-
-    def evidence(self, sampled: bool) -> Evidence | None:
-        """What the policy learns from."""
-        return self._policy.evidence(sampled)
+    def wanted(self, sampled: bool) -> Wanted:
+        """What the policy learns from, and whether all members have to run."""
+        policy = self._policy
+        return Wanted(policy.evidence(sampled), policy.grid, policy.reads_kl, policy.runs_one)
 
     def admit(self, slots: Ints) -> None:
         """New requests take these slots (n,)."""
@@ -111,6 +100,10 @@ class Ensemble:
             raise BadAnswerError(f"expected weights that sum to 1, but got {weights!r:.80}")
         return weights
 
-    def learn(self, slots: Ints, row: Rows, values: Floats, sampled: bool) -> None:
-        """What observed positions showed; see `EnsemblePolicy.learn`."""
-        self._policy.learn(slots, row, values, sampled)
+    def learn(self, slots: Ints, row: Rows, kind: str, values: Floats, sampled: bool) -> None:
+        """What observed positions showed; see `EnsemblePolicy.learn`.
+
+        Evidence that comes late may be of a kind that another policy wanted.
+        """
+        if kind == self._policy.evidence(sampled):
+            self._policy.learn(slots, row, values, sampled)

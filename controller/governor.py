@@ -221,6 +221,7 @@ class Governor:
             if self._ensemble is not None:
                 self._guard.at_work = "ensemble"
                 plan.weights = self._ensemble.decide(slots, sampled)
+                plan.wanted = self._ensemble.wanted(sampled)
             step.look, step.propensity = look, self._seat.propensity
         except Exception as error:
             self._fail(error)
@@ -432,17 +433,13 @@ class Governor:
         except Exception as error:
             self._fail(error)
 
-    @property
-    def ensemble(self) -> Ensemble | None:
-        """What weighs the members, for a host to know what it learns from; None without one."""
-        return self._ensemble
-
     def weigh(
         self,
         step_id: int,
         slots: Ints,
         overlap: Floats,
         row: Rows,
+        kind: str | None,
         values: Floats | None,
         sampled: bool,
     ) -> None:
@@ -454,8 +451,8 @@ class Governor:
             overlap: (n, K, members) probability that each member's own token would have been
                 accepted, by position; NaN where none was observed or a member had no say.
             row: (N,) row of each observed position, ascending.
-            values: (N, ...) evidence of the kind that `Ensemble.evidence` names, by observed
-                position; None where it names none.
+            kind: of evidence, as `Plan.wanted` named it.
+            values: (N, ...) this evidence, by observed position; None where none was wanted.
             sampled: as planned.
         """
         if self._ensemble is None:
@@ -472,8 +469,8 @@ class Governor:
                 return
             self._beliefs.read_members(slots, overlap)
             self._guard.at_work = "ensemble"
-            if values is not None:
-                self._ensemble.learn(slots, row, values, sampled)
+            if kind is not None and values is not None:
+                self._ensemble.learn(slots, row, kind, values, sampled)
         except Exception as error:
             self._fail(error)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import TypeVar
 
 import numpy as np
@@ -59,3 +59,9 @@ class TreeBlock:
         sibling = self.num_spine + (depth - 1) * (self.width - 1) + choice
         beside = choice > 0
         return depth + beside * (sibling - depth)
+
+
+@lru_cache(maxsize=256)
+def tree_block(num_spine: int, width: int) -> TreeBlock:
+    """The block of a shape, made once."""
+    return TreeBlock(num_spine, width)

@@ -311,6 +311,10 @@ def check_call(
     unknown = sorted(
         key for key, value in model_kwargs.items() if key not in known and _says_something(value)
     )
+    encoded = model_kwargs.get("mm_encoder_outputs") or {}
+    unknown += sorted(
+        key for key, value in encoded.items() if key != "image" and value is not None
+    )
     if unknown:
         raise HostError(
             f"expected text, and pixel_values where positions count tokens one by one, but got "

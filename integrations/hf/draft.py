@@ -83,6 +83,7 @@ class ModelDraft:
         self._offset = nobody  # column of the text less place among the lane's own tokens
         self._fed = nobody  # drafted tokens after those seen
         self._drafted = False  # whether it proposed in the present round
+        self._noted = False  # whether it was said which views stand aside
         self._viewed: dict[tuple[int, int], ViewedPrompt] = {}  # prompts to read, by row and lane
 
     def add(self, rows: Longs, images: PromptImages | None) -> None:
@@ -106,7 +107,8 @@ class ModelDraft:
             # A row of which no view sees what it wants is read as text.
             present[~present.any(axis=1), 0] = True
             missing = [view for lane, view in enumerate(self._views) if not present[:, lane].all()]
-            if missing:
+            if missing and not self._noted:
+                self._noted = True
                 note_absent(missing)
         self._seen = np.concatenate([self._seen, fresh])
         self._offset = np.concatenate([self._offset, offset])
@@ -166,7 +168,9 @@ class ModelDraft:
             self._read_prompts(fresh, lanes)
         seen, offset = self._seen[:, lanes], self._offset[:, lanes]
         shape = seen.shape
-        lag = np.where(self.room(lanes)[:, None] >= 0, self._own(lanes) - seen, 0)
+        own = self._own(lanes)
+        fits = own.max(axis=1, keepdims=True) <= self.cached.context
+        lag = np.where(fits, own - seen, 0)
         width = int(lag[rows].max())
         lag = np.minimum(lag, width) * (seen > 0)
         columns = (offset + seen)[..., None] + np.arange(width)
@@ -263,8 +267,13 @@ class ModelDraft:
             (rows, l, vocab) logits of the first tokens.
         """
         self._fed, self._drafted = np.zeros_like(self._seen), True
-        if self.num_unread(slice(None)) >= every and (self.room(slice(None))[rows] >= 0).all():
-            return self.read(slots, rows, slice(None))[:, lanes]
+        whole = slice(None)
+        if (
+            every < np.inf
+            and self.num_unread(whole) >= every
+            and (self.room(whole)[rows] >= 0).all()
+        ):
+            return self.read(slots, rows, whole)[:, lanes]
         return self.read(slots, rows, lanes)
 
     def feed(self, tokens: torch.Tensor, going_on: Bools, lanes: slice) -> torch.Tensor:
@@ -276,7 +285,9 @@ class ModelDraft:
             lanes: as given to `start`.
         """
         ahead = self._seen[:, lanes] + self._fed[:, lanes]
-        logits = self._forward(tokens.repeat_interleave(ahead.shape[1], dim=0), ahead, lanes)
+        if ahead.shape[1] > 1:
+            tokens = tokens.repeat_interleave(ahead.shape[1], dim=0)
+        logits = self._forward(tokens, ahead, lanes)
         self._keep_state(slice(None), 0)
         self._fed[:, lanes] += going_on[:, None]
         return _by_lane(logits[:, 0], ahead.shape)
@@ -307,7 +318,7 @@ def _by_lane(logits: torch.Tensor, shape: tuple[int, ...]) -> torch.Tensor:
 def _check_ends(prompts: list[Longs], viewed: list[ViewedPrompt]) -> None:
     """Refuse views that end in something else than their prompts: what follows is read alike."""
     for prompt, view in zip(prompts, viewed, strict=True):
-        if len(view.tokens) < 2 or view.tokens[-1] != prompt[-1]:
+        if len(view.tokens) == 0 or view.tokens[-1] != prompt[-1]:
             raise HostError(
                 "expected prompts that end in text, but an image or a caption stands last in one; "
                 "put the question or an instruction after it"

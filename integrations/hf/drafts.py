@@ -106,7 +106,7 @@ class Drafts:
                 stepping = np.logical_and(stepping, plan.draft != self._lookup.number)
             if stepping.any():
                 drafting = int(plan.draft[stepping][0])
-                source = self._source(drafting, plan, offers)
+                source = self._source(drafting, plan, offers, stepping)
                 own = np.where(stepping, np.clip(source.room, 0, draft_len), 0)
                 if own.any():
                     proposal = self._draft(source, plan.step_id, slots, own)
@@ -125,20 +125,24 @@ class Drafts:
             self._texts.draft(0, result.tokens)
         return result, drafting, num_steps
 
-    def _source(self, number: int, plan: Plan, offers: list[Offer]) -> Solo | Mixed:
-        """What drafts as draft `number` of the host."""
+    def _source(
+        self, number: int, plan: Plan, offers: list[Offer], stepping: Bools
+    ) -> Solo | Mixed:
+        """What drafts as draft `number` of the host, for some rows (rows,)."""
         if number != self._together:
             model, lane = self._lanes[number]
             every = np.inf
             if self._governor.wants_reading and len(model.numbers) > 1:
                 every = self._governor.read_every(number)
             return Solo(model, lane, self._texts, self._processors, every)
-        assert plan.weights is not None and self._governor.ensemble is not None
-        one = self._governor.ensemble.runs_one
+        assert plan.weights is not None and plan.wanted is not None
+        one = plan.wanted.runs_one
         idle: Bools = np.logical_and(one, (plan.weights <= 0).all(axis=0))
-        models = [model for model in self._models if not idle[list(model.numbers)].all()]
+        # A member whose context is full must not keep the others from drafting.
+        able = [m for m in self._models if (m.room(slice(None))[stepping] > 0).all()]
+        models = [model for model in able if not idle[list(model.numbers)].all()]
         return Mixed(
-            models or self._models,
+            models or able or self._models,
             self._offered(offers),
             plan.weights,
             idle,

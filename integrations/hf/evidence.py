@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from flyball.controller.contract import Plan, Wanted
 from flyball.controller.governor import Governor
 from flyball.integrations.hf.device import HostCopy, upload
-from flyball.integrations.hf.proposal import MemberProbs, Proposal
+from flyball.integrations.hf.proposal import Proposal
 from flyball.kernels import mix as kernels
 
 Ints = NDArray[np.int32]
@@ -31,19 +34,19 @@ class EvidenceInbox:
         self._pending: _Pending | None = None
 
     def put(
-        self, step_id: int, slots: Ints, proposal: Proposal, observed: Longs, scores: torch.Tensor
+        self, plan: Plan, slots: Ints, proposal: Proposal, observed: Longs, scores: torch.Tensor
     ) -> None:
         """Compare what a round's members said with the target.
 
         Args:
-            step_id: of the plan.
+            plan: of the round.
             slots: (rows,) requests.
             proposal: of the round.
             observed: (rows,) drafted positions whose outcome was seen.
             scores: (rows, K + 1, vocab) the target's, processed.
         """
         members, drawn = proposal.members, proposal.drawn
-        if members is None or drawn is None or self._governor.ensemble is None:
+        if members is None or drawn is None or plan.wanted is None:
             return
         width = len(members.probs)
         row, column = np.nonzero((np.arange(width) < observed[:, None]) & drawn[:, None])
@@ -53,43 +56,27 @@ class EvidenceInbox:
         p = scores[at].softmax(dim=-1)
         q, present = torch.stack(members.probs, 1)[at], torch.stack(members.present, 1)[at]
         overlap = kernels.overlap(p, q, present, greedy=not self._do_sample)
-        values = self._values(p, q, present, members, at)
+        kind = plan.wanted.evidence
+        values = None
+        if kind == "overlap":
+            values = overlap
+        elif kind == "ascent":
+            values = kernels.ascent(p, q, torch.stack(members.mixture, 1)[at], present)
+        elif kind == "divergence":
+            values = kernels.divergence(p, q, present)
+        elif kind == "grid":
+            values = _grid(p, q, present, plan.wanted)
         self._pending = _Pending(
-            step_id,
+            plan.step_id,
             slots,
             (row, column),
             width,
             HostCopy(overlap),
+            kind,
             None if values is None else HostCopy(values),
         )
         if not scores.is_cuda:
             self.empty()
-
-    def _values(
-        self,
-        p: torch.Tensor,
-        q: torch.Tensor,
-        present: torch.Tensor,
-        members: MemberProbs,
-        at: tuple[torch.Tensor, torch.Tensor],
-    ) -> torch.Tensor | None:
-        """Evidence (N, ...) of the kind that the ensemble's policy learns from."""
-        ensemble = self._governor.ensemble
-        kind = None if ensemble is None else ensemble.evidence(self._do_sample)
-        if ensemble is None or kind is None:
-            return None
-        if kind == "overlap":
-            return kernels.overlap(p, q, present, greedy=not self._do_sample)
-        if kind == "ascent":
-            return kernels.ascent(p, q, torch.stack(members.mixture, 1)[at], present)
-        if kind == "divergence":
-            return kernels.divergence(p, q, present)
-        grid = upload(ensemble.grid, p.device)
-        hits = kernels.grid_hits(p, q, grid, present)
-        kl = torch.full_like(hits, torch.nan)
-        if ensemble.reads_kl:
-            kl = kernels.grid_kl(p, q, grid, present)
-        return torch.stack([hits, kl], dim=-1)
 
     def empty(self) -> None:
         """Hand on what is there."""
@@ -101,21 +88,34 @@ class EvidenceInbox:
         overlap[pending.at] = found
         values = None if pending.values is None else pending.values.get().astype(np.float64)
         self._governor.weigh(
-            pending.step_id, pending.slots, overlap, pending.at[0], values, self._do_sample
+            pending.step_id,
+            pending.slots,
+            overlap,
+            pending.at[0],
+            pending.kind,
+            values,
+            self._do_sample,
         )
 
 
+def _grid(p: torch.Tensor, q: torch.Tensor, present: torch.Tensor, wanted: Wanted) -> torch.Tensor:
+    """Hits and, where they are wanted, divergences (N, vectors, 2) of a grid of weights."""
+    grid = upload(wanted.grid, p.device)
+    hits = kernels.grid_hits(p, q, grid, present)
+    kl = torch.full_like(hits, torch.nan)
+    if wanted.reads_kl:
+        kl = kernels.grid_kl(p, q, grid, present)
+    return torch.stack([hits, kl], dim=-1)
+
+
+@dataclass(frozen=True)
 class _Pending:
     """Comparisons that are on their way to the host."""
 
-    def __init__(
-        self,
-        step_id: int,
-        slots: Ints,
-        at: tuple[Longs, Longs],
-        width: int,
-        overlap: HostCopy,
-        values: HostCopy | None,
-    ) -> None:
-        self.step_id, self.slots, self.at, self.width = step_id, slots, at, width
-        self.overlap, self.values = overlap, values
+    step_id: int
+    slots: Ints
+    at: tuple[Longs, Longs]
+    width: int
+    overlap: HostCopy
+    kind: str | None
+    values: HostCopy | None

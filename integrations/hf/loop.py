@@ -195,7 +195,7 @@ class Decoding:
                 verify_s=verify_s,
             )
         self._governor.observe(outcomes, cost)
-        self._evidence.put(plan.step_id, slots, proposal, observed, verdict.scores)
+        self._evidence.put(plan, slots, proposal, observed, verdict.scores)
         self._stats.num_rounds += 1
         self._stats.num_drafted += int(proposal.draft_len.sum())
         self._stats.num_accepted += int(accepted.sum())

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from flyball.kernels.tree_block import TreeBlock
+from flyball.kernels.tree_block import TreeBlock, tree_block
 
 Longs = NDArray[np.int64]
 Bools = NDArray[np.bool_]
@@ -68,7 +68,7 @@ class Proposal:
     def block(self) -> TreeBlock:
         """The columns that the target reads."""
         _, num_spine, width = self.candidates.shape
-        return TreeBlock(num_spine, width)
+        return tree_block(num_spine, width)
 
     @classmethod
     def nothing(cls, num_rows: int, device: torch.device) -> Proposal:

@@ -64,6 +64,7 @@ class PromptImages:
         pixel_values: (images, channels, height, width) for drafts, by prompt; None where they
             get none.
         captions: for each prompt, ids of a text in place of each of its images; None without.
+        encoded: features (images, tokens, hidden) by id of the draft model, once they are known.
     """
 
     token: int
@@ -71,6 +72,7 @@ class PromptImages:
     inputs: Mapping[str, Any]
     pixel_values: torch.Tensor | None
     captions: Sequence[Sequence[Longs]] | None = None
+    encoded: dict[int, torch.Tensor] = field(default_factory=dict, repr=False)
 
 
 @dataclass(frozen=True)
@@ -130,7 +132,9 @@ def view_prompts(
             ViewedPrompt(prompt[prompt != images.token], absent=count > 0)
             for prompt, count in zip(prompts, images.count.tolist(), strict=True)
         ]
-    features = _encode(view, images.pixel_values)
+    if id(view.model) not in images.encoded:
+        images.encoded[id(view.model)] = _encode(view.model, images.pixel_values)
+    features = _pool(images.encoded[id(view.model)], view)
     ends = images.count.cumsum()
     result = []
     for prompt, count, end in zip(prompts, images.count.tolist(), ends.tolist(), strict=True):
@@ -143,11 +147,14 @@ def view_prompts(
     return result
 
 
-def _encode(view: DraftView, pixel_values: torch.Tensor) -> torch.Tensor:
+def _encode(model: Any, pixel_values: torch.Tensor) -> torch.Tensor:
     """Features (images, tokens, hidden) in the draft's own space."""
-    model: Any = view.model
     pixels = pixel_values.to(model.device, model.dtype)
-    features = torch.stack(list(model.get_image_features(pixel_values=pixels).pooler_output))
+    return torch.stack(list(model.get_image_features(pixel_values=pixels).pooler_output))
+
+
+def _pool(features: torch.Tensor, view: DraftView) -> torch.Tensor:
+    """Features as a view wants them."""
     if view.seen != "pooled":
         return features
     side = round(features.shape[1] ** 0.5)

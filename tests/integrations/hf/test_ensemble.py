@@ -153,6 +153,24 @@ def test_the_others_speak_where_the_only_member_asked_is_silent(
     assert gov.stats.num_accepted > 0 and gov.governor.faults == {}
 
 
+@pytest.mark.parametrize("name", ["accept_ascent", "metasd"])
+def test_the_others_go_on_where_a_members_context_is_full(
+    family: tuple[Any, Any, Any], name: str
+) -> None:
+    target, draft, other = family
+    short = copy.deepcopy(other)
+    short.config.max_position_embeddings = 30
+    gov = govern(target, [short, draft], policy=ensemble_policy(name))
+    only_together(gov)
+    lengths: list[int] = []
+    gov._on_round = lambda stats: lengths.extend(stats.draft_len.tolist())
+    row = random_rows(1)[0]
+    settings = {"max_new_tokens": 100, "min_new_tokens": 100}
+    out = gov.generate(**pad_left([row], 0), do_sample=False, **settings)
+    assert_same(out, len(row), [plain(target, row, **settings)], 0.0)
+    assert min(lengths[-10:-2]) > 0 and gov.governor.faults == {}
+
+
 class JudgesByOneMember(Drafts):
     """Mutant: draws from the mixture, but judges the token by one member's distribution."""
 
@@ -199,7 +217,7 @@ def test_weights_that_are_no_distribution_cost_only_the_drafts(
 ) -> None:
     target, *drafts = family
     gov = govern(target, drafts, policy=ensemble_policy("equal"))
-    ensemble: Any = gov.governor.ensemble
+    ensemble: Any = gov.governor._ensemble
 
     def decide(slots: Any, sampled: bool) -> Any:
         if answer == "raise":
@@ -247,7 +265,7 @@ def test_weights_of_the_users_own_have_to_be_a_distribution_over_the_members(
 def test_one_member_alone_is_no_ensemble(family: tuple[Any, Any, Any]) -> None:
     target, draft, _ = family
     gov = govern(target, [draft], policy=ensemble_policy("accept_ascent"))
-    assert gov.governor.ensemble is None
+    assert gov.governor._ensemble is None
     row = random_rows(1)[0]
     out = gov.generate(**pad_left([row], 0), max_new_tokens=30, do_sample=False)
     assert_same(out, len(row), [plain(target, row, max_new_tokens=30)], 0.0)

@@ -216,6 +216,8 @@ def test_bad_inputs_are_refused_in_one_line(pair: tuple[Any, Any]) -> None:
     three = dict(inputs, pixel_values=inputs["pixel_values"][[0, 1, 1]])
     with pytest.raises((HostError, ValueError)):
         gov.generate(**three, max_new_tokens=4)
+    with pytest.raises(HostError, match="expected text, and pixel_values .*but got video;"):
+        gov.generate(**prompts_with_images([0]), mm_encoder_outputs={"video": inputs})
     with pytest.raises(HostError, match="no images with a queue of prompts; use generate"):
         pixels = inputs["pixel_values"][:1]
         gov.generate_many([inputs["input_ids"][1].tolist()], pixel_values=pixels, max_new_tokens=4)
