@@ -3,7 +3,8 @@
 In-domain scenarios speak about the image: `captions`, `questions`, `second_turn`. Out of domain
 the text goes on by itself: `misleading` has an image that has nothing to do with it, `sequences`
 has one for each of its pages. `cells` is for training alone: every word of its answers takes a
-look at the image, which captions teach much more slowly. Everything follows from a seed.
+look at the image, which captions teach much more slowly. `lists` is for the draft's training
+alone, see `image_lists`. Everything follows from a seed.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flyball.demo import plain_text, scene_dialogue, scene_text
+from flyball.demo.image_lists import image_list
 from flyball.demo.scenes import IMAGE_SIZE, Scene, draw_scene, render
 
 IN_DOMAIN = ("captions", "questions", "second_turn")
@@ -90,6 +92,14 @@ def _cells(rng: random.Random) -> Sample:
     return _sample(prompt, scene_dialogue.all_cells(scene, rng), [scene], rng)
 
 
+def _lists(rng: random.Random) -> Sample:
+    scene = draw_scene(rng, rng.randint(6, 9))
+    pieces = image_list(scene, rng)
+    shown = rng.randint(1, 3)
+    prompt = f"{USER}{IMAGE}Go on: {''.join(pieces[:shown])}{ASSISTANT}"
+    return _sample(prompt, "".join(pieces[shown:]), [scene], rng)
+
+
 def _misleading(rng: random.Random) -> Sample:
     begun, rest = plain_text.plain_text(rng)
     scene = draw_scene(rng, rng.randint(1, 4))
@@ -110,6 +120,7 @@ def _sample(prompt: str, answer: str, scenes: list[Scene], rng: random.Random) -
 
 MAKERS: dict[str, Callable[[random.Random], Sample]] = {
     "cells": _cells,
+    "lists": _lists,
     "captions": _captions,
     "questions": _questions,
     "second_turn": _second_turn,

@@ -20,9 +20,9 @@ from flyball.demo.vlm_data import (
     END,
     END_ID,
     IMAGE_ID,
-    MAKERS,
     NUM_IMAGE_TOKENS,
     PATCH_SIZE,
+    SCENARIOS,
     SPECIAL_TOKENS,
     draw_sample,
 )
@@ -81,7 +81,9 @@ def make_model(shape: dict[str, int], tower: dict[str, int]) -> LlavaForConditio
 def train_tokenizer(folders: list[Path]) -> None:
     """Byte-level BPE over equal shares of the scenarios, digits one by one."""
     rng = random.Random(SEED)
-    samples = [draw_sample(scenario, rng) for scenario in MAKERS for _ in range(400)]
+    samples = [
+        draw_sample(scenario, rng) for scenario in ("cells", *SCENARIOS) for _ in range(400)
+    ]
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
