@@ -41,7 +41,7 @@ def main() -> None:
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     models = load_vlm_demo()
-    num_prompts, num_tokens = (2, 40) if arguments.quick else (12, 100)
+    num_prompts, num_tokens = (2, 40) if arguments.quick else (8, 100)
     seed = 1000 + arguments.seed_base  # the demo's own prompts have another one
     prompts = draw_prompts(models.tokenizer, seed, num_prompts)
     rows, mixtures = [], {}

@@ -24,7 +24,7 @@ _GRID_RATE, _GRID_SHARE = 1.2, 0.002
 # Less, and a new request inherits what one text was like; ten times more, and the requests after a
 # switch of traffic lose up to 4% of their first 24 positions.
 _MEMORY = 200.0
-_MEMBERS_PRIOR = 0.5  # weight of the members alone at first, in the grid
+_MEMBERS_PRIOR = 0.8  # weight of the members alone at first, in the grid
 
 
 class AcceptAscentSettings(EnsembleSettings):
