@@ -54,7 +54,7 @@ class AcceptAscent(EnsemblePolicy):
     weight is played instead, which has none, as hits are not concave. In simulation the mean hits
     1 to 2% more often than a draw or the leader where members err apart, and no less than a draw
     where they err together: the weights of one hit are a convex region, vectors tie in their
-    dozens, and their mean lies in the middle of the region that they share. Half of the prior is
+    dozens, and their mean lies in the middle of the region that they share. Most of the prior is
     on the members alone, or the mean would hardly come near the corner where one member is best.
 
     Requests start from a running mean of all requests' weights.
