@@ -241,14 +241,24 @@ def test_a_draft_that_is_cut_by_an_absent_member_is_unknown_to_hedge() -> None:
 
 
 def test_accept_ascent_multiplies_by_the_slopes() -> None:
-    policy, rate, share = make("accept_ascent", 3), 1.0, 0.002
-    expected = np.full(3, 1.0 / 3.0)
+    """At two rates, which are mixed by what the weights of each would have gained."""
+    policy, rates, share = make("accept_ascent", 3), (1.0, 5.0), 0.001
+    climbed, choice = np.full((2, 3), 1.0 / 3.0), np.full(2, 0.5)
+
+    def climb(weight: Floats, gains: Floats, rate: float, share: float) -> Floats:
+        moved = weight * np.exp(rate * gains)
+        kept = (1.0 - share) ** 4
+        result: Floats = kept * moved / moved.sum() + (1.0 - kept) / len(weight)
+        return result
+
     for slopes in np.random.default_rng(0).random((5, 4, 3)):
         learn(policy, slopes)
-        expected = expected * np.exp(rate * slopes.sum(axis=0))
-        kept = (1.0 - share) ** 4
-        expected = kept * expected / expected.sum() + (1.0 - kept) / 3.0
-    np.testing.assert_allclose(weights(policy), expected, rtol=1e-12)
+        total = slopes.sum(axis=0)
+        choice = climb(choice, climbed @ total, 5.0, 0.01)
+        climbed = np.array(
+            [climb(own, total, rate, share) for own, rate in zip(climbed, rates, strict=True)]
+        )
+    np.testing.assert_allclose(weights(policy), choice @ climbed, rtol=1e-12)
 
 
 def test_accept_ascent_plays_the_middle_of_the_vectors_that_hit() -> None:
