@@ -26,6 +26,9 @@ Floats = NDArray[np.float64]
 Ints = NDArray[np.int32]
 
 _COST_ROUNDS = 16  # rounds after which a new plan takes in what costs were measured
+# Rounds without the ensemble after which it is tried: what it would have done shows nowhere else.
+_TRIAL_ROUNDS, _TRIAL_LEN = 64, 4
+_HELD_ROUNDS = 8  # of what members would have proposed
 
 
 @dataclass(slots=True)
@@ -57,6 +60,16 @@ class Beliefs:
         self._can_stop = can_stop
         self._guard = guard
         self._stepping = [i for i, draft in enumerate(host.drafts) if draft.steps]
+        infos = [host.drafts[i] for i in self._stepping]
+        kinds = [
+            (info.kind is None, i if info.kind is None else info.kind)
+            for i, info in zip(self._stepping, infos, strict=True)
+        ]
+        known = list(dict.fromkeys(kinds))
+        self._kinds = [known.index(kind) for kind in kinds]
+        self._together = next((way for way, info in enumerate(infos) if info.together), None)
+        self._num_apart = 0  # rounds since the ensemble drafted
+        self._held: list[tuple[Ints, Floats]] = []  # what members would have proposed
         self._num_unused = 0  # costs that no plan has seen yet
         self._num_slots = 0
         self._fill = FillEstimator(max_draft_len)
@@ -79,7 +92,7 @@ class Beliefs:
             if self._host.rounds_overlap:
                 self._cost = StepCostEstimator(self._max_draft_len, self._fill)
             else:
-                self._cost = CostEstimator(self._max_draft_len, len(self._stepping))
+                self._cost = CostEstimator(self._max_draft_len, self._kinds)
         elif kind == "price":
             self._correction = PriceCorrection()
             self._surprise = Surprise()
@@ -91,6 +104,8 @@ class Beliefs:
     def admit(self, slots: Ints) -> None:
         """New requests take these slots (n,)."""
         self._guard.at_work = "acceptance"
+        if self._held:
+            self._read_held()
         self._num_slots = max(self._num_slots, int(slots.max(initial=-1)) + 1)
         for part in self._parts:
             self._learn(part)
@@ -118,10 +133,17 @@ class Beliefs:
         prospect = self._prospect
         if prospect is None or prospect.key != key:
             self._prospect = prospect = self._foresee(key, slots)
-        if offers and prospect.costs.probe is None:
+        probe = prospect.costs.probe
+        if probe is None and self._together is not None:
+            self._num_apart += 1
+            if self._num_apart > _TRIAL_ROUNDS:
+                self._num_apart = 0
+                trial = self._together, min(_TRIAL_LEN, self._max_draft_len)
+                return self._appraise(slots, prospect, prospect.ways, trial)
+        if offers and probe is None:
             return self._appraise(slots, prospect, self._with_offers(slots, prospect, offers))
         if prospect.look is None:
-            prospect.look = self._appraise(slots, prospect, prospect.ways)
+            prospect.look = self._appraise(slots, prospect, prospect.ways, probe)
         return prospect.look
 
     def _foresee(self, key: tuple[int, bytes], slots: Ints) -> _Prospect:
@@ -160,8 +182,14 @@ class Beliefs:
         ]
         return WaysWithOffers(prospect.ways, [offer.draft for offer in offers], limits, survival)
 
-    def _appraise(self, slots: Ints, prospect: _Prospect, ways: Ways | WaysWithOffers) -> Look:
-        """The best way, its price and what the policy gets to see."""
+    def _appraise(
+        self,
+        slots: Ints,
+        prospect: _Prospect,
+        ways: Ways | WaysWithOffers,
+        probe: tuple[int, int] | None = None,
+    ) -> Look:
+        """The best way, or that of a probe, its price and what the policy gets to see."""
         self._guard.at_work = "price"
         costs, way, best_len = prospect.costs, 0, 0
         price, weight, quoted = np.nan, np.ones(len(slots)), None
@@ -173,8 +201,8 @@ class Beliefs:
             price = quoted.price * self._correction.factor
             if not 0.0 < price < np.inf:
                 raise BadAnswerError(f"expected a positive finite price, but got {price}")
-        if costs.probe is not None:
-            way = costs.probe[0]
+        if probe is not None:
+            way = probe[0]
         choice = ways.choose(way, best_len)
         if self._can_stop:  # an offer ends where drafts should end on average
             choice.limit = np.where(
@@ -192,7 +220,7 @@ class Beliefs:
             price=price,
             weight=weight,
             best_len=best_len,
-            probe_len=None if costs.probe is None else costs.probe[1],
+            probe_len=None if probe is None else probe[1],
         )
         look = Look(view, ways, choice, quoted, way, costs.longest_s)
         if way < len(self._drafts):
@@ -233,6 +261,8 @@ class Beliefs:
             own: Any = slice(None) if rows.draft is None else rows.draft == index
             if rows.draft is None and index > 0:
                 continue
+            if self._host.drafts[index].together and (rows.proposed[own] > 0).any():
+                self._num_apart = 0
             draft.note(
                 rows.slots[own],
                 rows.proposed[own],
@@ -265,6 +295,26 @@ class Beliefs:
         self._count("match", self._drafts[draft].read(slots, match))
         if self._drafts[draft].due:
             self._learn(self._drafts[draft])
+
+    def read_members(self, slots: Ints, match: Floats) -> None:
+        """Take in what the ensemble's members would have proposed (n, w, members) each alone.
+
+        Rounds of the same requests are gathered: learning from several at once costs less.
+        """
+        held = self._held
+        if held and not np.array_equal(held[0][0], slots):
+            self._read_held()
+        held.append((slots, match))
+        if len(held) >= _HELD_ROUNDS:
+            self._read_held()
+
+    def _read_held(self) -> None:
+        slots = self._held[0][0]
+        match = np.concatenate([match for _, match in self._held], axis=1)
+        self._held.clear()
+        for member in self._stepping:
+            if not self._host.drafts[member].together:
+                self.read(slots, match[:, :, member], member)
 
     def compare(self, slots: Ints, offer: Offer, num_matched: Ints, num_compared: Ints) -> None:
         """Take in how an offer would have done; see `Governor.compare`."""

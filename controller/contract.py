@@ -28,10 +28,15 @@ class DraftInfo:
         steps: whether its length is decided before its proposals are known; a model that drafts
             token by token can besides be stopped in mid-draft and reads skipped text. Otherwise
             its proposals are known before the round and cost nothing (prompt lookup).
+        kind: drafts of the same kind cost the same; None for one of its own kind.
+        together: whether all members of the ensemble draft together as this draft, by
+            `Plan.weights`; how it would have done shows only where it drafts.
     """
 
     name: str
     steps: bool = True
+    kind: int | None = None
+    together: bool = False
 
 
 @dataclass(frozen=True)
@@ -50,6 +55,7 @@ class HostInfo:
         rounds_overlap: whether one step verifies, drafts for the round after and reads prompts,
             so that a cost is one of a step, not of a round; for hosts with one draft.
         drafts: what it can draft with; with none the length is always 0.
+        num_members: of the ensemble; 0 without one.
     """
 
     engine_id: str
@@ -61,6 +67,7 @@ class HostInfo:
     feedback_delay: int = 0
     rounds_overlap: bool = False
     drafts: tuple[DraftInfo, ...] = (DraftInfo("model"),)
+    num_members: int = 0
 
 
 @dataclass(frozen=True)
@@ -79,6 +86,23 @@ class Offer:
     strength: Ints
 
 
+@dataclass(frozen=True)
+class Wanted:
+    """What an ensemble's policy wants of a round.
+
+    Attributes:
+        evidence: the kind that it learns from (see `EnsemblePolicy.evidence`); None for nothing.
+        grid: (vectors, members) weights that evidence of the kind "grid" judges.
+        reads_kl: whether that evidence needs divergences too.
+        runs_one: whether members without weight need not run.
+    """
+
+    evidence: str | None
+    grid: Floats
+    reads_kl: bool
+    runs_one: bool
+
+
 @dataclass(slots=True)
 class Plan:
     """The decision for one step.
@@ -87,11 +111,15 @@ class Plan:
         step_id: to be given back with the outcome.
         draft_len: (n,) tokens to draft for each request.
         draft: (n,) which draft each request uses; meaningless where draft_len is 0.
+        weights: (n, members) of the ensemble, each row a distribution; None without one.
+        wanted: what is to be said of the members afterwards; None without an ensemble.
     """
 
     step_id: int
     draft_len: Ints
     draft: Ints
+    weights: Floats | None = None
+    wanted: Wanted | None = None
 
 
 @dataclass(frozen=True)
@@ -110,6 +138,8 @@ class Outcomes:
             planned; None where no draft had. What a host cut short for reasons of its own is not
             observed, and not exhausted.
         entropy: (n, >= observed) of the draft's distribution by position, in nats, if known.
+        num_beside: (n,) tokens accepted beside the proposed ones (0 or 1: a sibling in a tree took
+            the place of the first that was rejected); None where there are no siblings.
     """
 
     step_id: int
@@ -121,6 +151,12 @@ class Outcomes:
     draft: Ints | None = None
     exhausted: Bools | None = None
     entropy: Floats | None = None
+    num_beside: Ints | None = None
+
+    @property
+    def gained(self) -> Ints:
+        """Tokens (n,) accepted, beside the proposed ones too."""
+        return self.accepted if self.num_beside is None else self.accepted + self.num_beside
 
     def only(self, rows: slice | Bools) -> Outcomes:
         """Some of the rows."""
@@ -134,6 +170,7 @@ class Outcomes:
             None if self.draft is None else self.draft[rows],
             None if self.exhausted is None else self.exhausted[rows],
             None if self.entropy is None else self.entropy[rows],
+            None if self.num_beside is None else self.num_beside[rows],
         )
 
 

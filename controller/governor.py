@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from flyball.controller.beliefs import Beliefs
 from flyball.controller.contract import Cost, DraftInfo, HostInfo, Offer, Outcomes, Plan
 from flyball.controller.cost_table import CostTable
+from flyball.controller.ensemble import Ensemble
 from flyball.controller.guard import (
     SLOW_DECISION_S,
     BadAnswerError,
@@ -73,6 +74,9 @@ class Governor:
         self._seat = Seat(policy, host, self._pool)
         self.num_steps = 0
         self._steps = Steps(host.feedback_delay)
+        self._ensemble: Ensemble | None = None
+        if host.num_members and policy.ensemble is not None:
+            self._ensemble = Ensemble(policy, host.num_members, self._pool)
         self._beliefs = self._make_beliefs()
         self._recording = open_recording(policy, host)
 
@@ -139,6 +143,8 @@ class Governor:
         self._seat.vacate()
         self._steps.forget_looks()
         self._beliefs.forget(kind)
+        if self._ensemble is not None and kind in ("ensemble", "admit"):
+            self._ensemble.forget()
 
     def admit(self, num_requests: int, since: NDArray[np.int64] | None = None) -> Ints:
         """Slots (num_requests,) for new requests.
@@ -154,6 +160,8 @@ class Governor:
         try:
             self._beliefs.admit(slots)
             self._guard.at_work = "admit"
+            if self._ensemble is not None:
+                self._ensemble.admit(slots)
             if self._seat.shadows is not None:
                 self._seat.shadows.admit(slots)
             if self._seat.policy is not None:
@@ -173,6 +181,7 @@ class Governor:
         offers: Sequence[Offer] = (),
         context_len: Ints | None = None,
         num_waiting: int = 0,
+        sampled: bool = False,
     ) -> Plan:
         """Draft lengths for the coming round of these requests.
 
@@ -183,6 +192,7 @@ class Governor:
             offers: what the drafts without steps propose.
             context_len: (n,) tokens of each request so far, for the trace.
             num_waiting: requests that wait to be served, for the trace.
+            sampled: whether tokens are drawn, or the most likely taken, for an ensemble.
 
         Raises:
             HostError: an offer is of no draft that makes offers.
@@ -192,6 +202,8 @@ class Governor:
             self._steps.forget_looks()
             self._beliefs = self._make_beliefs()
             self._beliefs.admit(np.arange(self._pool.num_slots, dtype=np.int32))
+        if self._ensemble is not None:
+            self._ensemble.reload(self._seat.file)
         step = self._steps.start(
             Step(self.num_steps, slots, self.policy_name, context_len, num_waiting)
         )
@@ -206,6 +218,10 @@ class Governor:
         try:
             look = self._beliefs.look(slots, batch_size or len(slots), offers)
             plan = self._decide(look)
+            if self._ensemble is not None:
+                self._guard.at_work = "ensemble"
+                plan.weights = self._ensemble.decide(slots, sampled)
+                plan.wanted = self._ensemble.wanted(sampled)
             step.look, step.propensity = look, self._seat.propensity
         except Exception as error:
             self._fail(error)
@@ -356,7 +372,7 @@ class Governor:
         if step is not None:
             look = step.look
             if rows is not None and np.array_equal(rows.slots, step.slots):
-                accepted = rows.accepted
+                accepted = rows.gained
         self._beliefs.observe_cost(cost, look, accepted)
         if step is not None and step.decision_s > max(SLOW_DECISION_S, cost.step_s):
             self._guard.at_work = "overrun"
@@ -414,6 +430,47 @@ class Governor:
             return
         try:
             self._beliefs.compare(*sound)
+        except Exception as error:
+            self._fail(error)
+
+    def weigh(
+        self,
+        step_id: int,
+        slots: Ints,
+        overlap: Floats,
+        row: Rows,
+        kind: str | None,
+        values: Floats | None,
+        sampled: bool,
+    ) -> None:
+        """What a round showed of the ensemble's members; may come late, or never.
+
+        Args:
+            step_id: of the plan.
+            slots: (n,) requests.
+            overlap: (n, K, members) probability that each member's own token would have been
+                accepted, by position; NaN where none was observed or a member had no say.
+            row: (N,) row of each observed position, ascending.
+            kind: of evidence, as `Plan.wanted` named it.
+            values: (N, ...) this evidence, by observed position; None where none was wanted.
+            sampled: as planned.
+        """
+        if self._ensemble is None:
+            return
+        try:
+            self._guard.at_work = "ensemble"
+            current = self._pool.current(slots, step_id)
+            if not current.all():
+                keep = current[row]
+                row = np.cumsum(current)[row[keep]] - 1
+                values = None if values is None else values[keep]
+                slots, overlap = slots[current], overlap[current]
+            if len(slots) == 0 or overlap.size == 0:
+                return
+            self._beliefs.read_members(slots, overlap)
+            self._guard.at_work = "ensemble"
+            if kind is not None and values is not None:
+                self._ensemble.learn(slots, row, kind, values, sampled)
         except Exception as error:
             self._fail(error)
 

@@ -10,23 +10,33 @@ from operator import or_
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
+import numpy as np
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, field_validator
 
 from flyball.controller.errors import PolicyFileError
+from flyball.policies.ensemble.base import EnsemblePolicy, EnsembleSettings
 from flyball.policies.length.base import LengthPolicy, LengthSettings
 from flyball.policies.length.goodput import GoodputSettings
 from flyball.policies.length.static import Static, StaticSettings
-from flyball.policies.registry import LENGTH_POLICIES
+from flyball.policies.registry import ENSEMBLE_POLICIES, LENGTH_POLICIES
 
-POLICIES = {"length": LENGTH_POLICIES}  # by section
+POLICIES: dict[str, Mapping[str, type[LengthPolicy] | type[EnsemblePolicy]]] = {
+    "length": LENGTH_POLICIES,
+    "ensemble": ENSEMBLE_POLICIES,
+}  # by section
 # A table of batch sizes has no default.
 SHADOWS = tuple(name for name in LENGTH_POLICIES if name != "batch_table")
 _STATIC_LENGTHS = (0, 1, 2, 4, 8, 16, 32, 64)
 
 if TYPE_CHECKING:
+    AnyEnsemble = EnsembleSettings
     AnyLength = LengthSettings
 else:
+    AnyEnsemble = Annotated[
+        reduce(or_, [policy.Settings for policy in ENSEMBLE_POLICIES.values()]),
+        Field(discriminator="policy"),
+    ]
     AnyLength = Annotated[
         reduce(or_, [policy.Settings for policy in LENGTH_POLICIES.values()]),
         Field(discriminator="policy"),
@@ -79,6 +89,11 @@ class PolicyFile(BaseModel):
     length: AnyLength = Field(
         default_factory=GoodputSettings, description="How many tokens to draft."
     )
+    ensemble: AnyEnsemble | None = Field(
+        default=None,
+        description="How to weigh several drafts against each other; left out, they are not "
+        "mixed.",
+    )
     governor: GovernorSettings | None = Field(
         default=None,
         description="Left out, shadows are followed where the length section is left out or names "
@@ -109,6 +124,14 @@ class PolicyFile(BaseModel):
     def make_length_policy(self) -> LengthPolicy:
         """A new length policy with these settings."""
         return LENGTH_POLICIES[self.length.policy](self.length)
+
+    def make_ensemble_policy(
+        self, num_members: int, rng: np.random.Generator
+    ) -> EnsemblePolicy | None:
+        """A new ensemble policy for so many drafts; None where the file has no such section."""
+        if self.ensemble is None:
+            return None
+        return ENSEMBLE_POLICIES[self.ensemble.policy](self.ensemble, num_members, rng)
 
     def make_shadows(self) -> dict[str, LengthPolicy]:
         """New policies to be followed if they do better, by name, that of the file first.

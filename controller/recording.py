@@ -62,7 +62,7 @@ class Recording:
             propensity = step.propensity
         slots, proposed = outcomes.slots, outcomes.proposed
         position = self._position.values[slots]
-        self._position.values[slots] = position + outcomes.accepted + 1
+        self._position.values[slots] = position + outcomes.gained + 1
         draft = np.int32(0) if outcomes.draft is None else outcomes.draft
         widest = int(proposed.max(initial=0)) + 1
         self._recorder.add(

@@ -25,6 +25,7 @@ class Seat:
         pool: of the slots that are taken.
 
     Attributes:
+        file: in force.
         policy: the one that is seated; None before it is needed and after a fault.
         wants_confidence: whether it wants to be asked while drafts are made.
         wants_entropy: whether it wants to know entropies then.
@@ -45,7 +46,7 @@ class Seat:
         self._seat(file)
 
     def _seat(self, file: PolicyFile) -> None:
-        self._file = file
+        self.file = file
         self.vacate()
         shadows, drafts = file.make_shadows(), self._host.drafts
         # Of several drafts, or of one that makes offers, the text shows only a part.
@@ -67,17 +68,17 @@ class Seat:
     @property
     def name(self) -> str:
         """The policy and its version, as traces and metrics name it."""
-        acting = self._file.length.policy if self.shadows is None else self.shadows.acting
+        acting = self.file.length.policy if self.shadows is None else self.shadows.acting
         return f"{acting}/1"
 
     def hire(self) -> None:
         """Seat a new policy, told of all requests that are there; or the shadow to follow."""
         if not self.follows:
-            self.policy = self._file.make_length_policy()
+            self.policy = self.file.make_length_policy()
             self.policy.admit(self._pool.taken)
             return
         if self.shadows is None:
-            shadows = Shadows(self._file.make_shadows())
+            shadows = Shadows(self.file.make_shadows())
             shadows.admit(self._pool.taken)
             self.shadows = shadows
         # A shadow that learns goes on learning from its own virtual rounds.

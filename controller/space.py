@@ -15,13 +15,16 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from flyball.controller.errors import PolicyFileError, SpaceError
-from flyball.controller.policy_file import POLICIES, PolicyFile, known_keys, load_policy
+from flyball.controller.policy_file import PolicyFile, known_keys, load_policy
 from flyball.controller.validation import first_problem
+from flyball.policies.registry import LENGTH_POLICIES
 
 Floats = NDArray[np.float64]
 Value = float | int | str | bool
 Point = dict[str, Value]  # by parameter; those that its policy does not have are left out
 
+# Replays mix no drafts, so that nothing of an ensemble can be tuned.
+_POLICIES = {"length": LENGTH_POLICIES}
 _UNUSED = 0.5  # where a parameter stands that a point does not have
 
 
@@ -152,11 +155,11 @@ class Space(BaseModel):
     def _has(self, name: str, point: Mapping[str, Value]) -> bool:
         """Whether the policy that a point has chosen so far has this setting."""
         section, _, key = name.partition(".")
-        if section not in POLICIES or key == "policy":
+        if section not in _POLICIES or key == "policy":
             return True
         own = self.policy.get(section, {})
         chosen = point.get(f"{section}.policy", own.get("policy", _DEFAULT[section]))
-        policy = POLICIES[section].get(str(chosen))
+        policy = _POLICIES[section].get(str(chosen))
         return policy is None or key in policy.Settings.model_fields
 
     def policy_at(self, point: Mapping[str, Value]) -> PolicyFile:
@@ -166,17 +169,17 @@ class Space(BaseModel):
             PolicyFileError: the settings do not go together.
         """
         content: dict[str, Any] = {key: _copy(value) for key, value in self.policy.items()}
-        for section in POLICIES:
+        for section in _POLICIES:
             chosen = point.get(f"{section}.policy")
             # Another policy does not have the settings of the one in the file.
-            if chosen in POLICIES[section] and chosen != content.get(section, {}).get("policy"):
-                fields = POLICIES[section][str(chosen)].Settings.model_fields
+            if chosen in _POLICIES[section] and chosen != content.get(section, {}).get("policy"):
+                fields = _POLICIES[section][str(chosen)].Settings.model_fields
                 kept = {k: v for k, v in content.get(section, {}).items() if k in fields}
                 content[section] = {**kept, "policy": chosen}
         for name, value in point.items():
             section, _, key = name.partition(".")
             if key:
-                default = {"policy": _DEFAULT[section]} if section in POLICIES else {}
+                default = {"policy": _DEFAULT[section]} if section in _POLICIES else {}
                 content.setdefault(section, default)[key] = value
             else:
                 content[section] = value
@@ -221,7 +224,7 @@ def _check(space: Space, source: str) -> None:
     """Refuse fields that no policy has, and bounds that a policy file refuses."""
     for name in space.parameters:
         section, _, key = name.partition(".")
-        known = [f"{section}.{field}" for field in _known(space, section)] or list(POLICIES)
+        known = [f"{section}.{field}" for field in _known(space, section)] or list(_POLICIES)
         if name not in known:
             close = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
             hint = f"did you mean '{close[0]}'?" if close else f"known are {', '.join(known)}"
@@ -240,13 +243,13 @@ def _check(space: Space, source: str) -> None:
 
 def _known(space: Space, section: str) -> list[str]:
     """Settings of a section, under any policy that the space may choose."""
-    if section not in POLICIES:
+    if section not in _POLICIES:
         return known_keys([section]) if section in _SECTIONS else []
     chosen = space.parameters.get(f"{section}.policy")
     own = space.policy.get(section, {}).get("policy", _DEFAULT[section])
     names = [str(c) for c in chosen.choices] if isinstance(chosen, Choices) else [str(own)]
     found: dict[str, None] = {"policy": None}
     for name in names:
-        if name in POLICIES[section]:
-            found |= dict.fromkeys(POLICIES[section][name].Settings.model_fields)
+        if name in _POLICIES[section]:
+            found |= dict.fromkeys(_POLICIES[section][name].Settings.model_fields)
     return list(found)

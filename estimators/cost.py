@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -128,12 +129,12 @@ class Curve:
 class _Bucket:
     """Curves of one batch size."""
 
-    def __init__(self, max_width: int, num_drafts: int) -> None:
+    def __init__(self, max_width: int, num_kinds: int) -> None:
         self.verify = Curve(max_width)
         self.host = Curve(1)
-        self.step = [Curve(1) for _ in range(num_drafts)]
+        self.step = [Curve(1) for _ in range(num_kinds)]
         self.num_rounds = 0
-        self.num_probes = [0] * num_drafts
+        self.num_probes = [0] * num_kinds
 
 
 class CostEstimator:
@@ -142,17 +143,18 @@ class CostEstimator:
         round_s(k) = verify_s(k + 1) + k * draft_step_s + host_s
 
     with one set of curves for each batch size, rounded to a power of two; drafts differ in their
-    step only. Where a host gives only the seconds of the whole step, they all count as
-    verification, which leaves round_s right as long as there is one draft.
+    step only, and drafts of one kind in nothing. Where a host gives only the seconds of the whole
+    step, they all count as verification, which leaves round_s right as long as there is one draft.
 
     Args:
         max_draft_len: largest draft length in tokens.
-        num_drafts: drafts that run token by token.
+        kinds: of the drafts that run token by token, numbered from 0 as they first appear.
     """
 
-    def __init__(self, max_draft_len: int, num_drafts: int = 1) -> None:
+    def __init__(self, max_draft_len: int, kinds: Sequence[int] = (0,)) -> None:
         self._lengths = np.arange(max_draft_len + 1.0)
-        self._num_drafts = num_drafts
+        self._kinds = tuple(kinds)
+        self._num_kinds = max(kinds, default=-1) + 1
         self._buckets: dict[int, _Bucket] = {}
         # Two passes tell the curve's level, slope and bend; longer drafts are extrapolated.
         self._probes: tuple[int, ...] = (min(4, max_draft_len), 0, min(8, max_draft_len)) * 2
@@ -164,13 +166,13 @@ class CostEstimator:
 
         None once it is known, and where there is no draft to try.
         """
-        if draft >= self._num_drafts:
+        if draft >= len(self._kinds):
             return None
-        bucket = self._buckets.get(size_bucket(batch_size))
-        if draft == 0:
+        bucket, kind = self._buckets.get(size_bucket(batch_size)), self._kinds[draft]
+        if kind == 0:
             seen, probes = bucket.num_rounds if bucket else 0, self._probes
         else:
-            seen, probes = bucket.num_probes[draft] if bucket else 0, self._step_probes
+            seen, probes = bucket.num_probes[kind] if bucket else 0, self._step_probes
         return probes[seen] if seen < len(probes) else None
 
     def measured(self, batch_size: int) -> bool:
@@ -185,21 +187,22 @@ class CostEstimator:
         """
         bucket = self._buckets.get(size_bucket(batch_size))
         if bucket is None:
-            return np.full((self._num_drafts + 1, len(self._lengths)), np.nan)
+            return np.full((len(self._kinds) + 1, len(self._lengths)), np.nan)
         # Where nothing was drafted yet, drafting looks free, and is tried.
-        step = np.array([np.nan_to_num(step.values()[0]) for step in bucket.step] + [0.0])
+        steps = [np.nan_to_num(step.values()[0]) for step in bucket.step]
+        step = np.array([steps[kind] for kind in self._kinds] + [0.0])
         still = bucket.verify.values() + bucket.host.values()
         seconds: Floats = still + step[:, None] * self._lengths
         return seconds
 
     def probed(self, batch_size: int, draft: int) -> None:
         """A probe of a draft was run, whatever the host made of it."""
-        self._bucket(batch_size).num_probes[draft] += 1
+        self._bucket(batch_size).num_probes[self._kinds[draft]] += 1
 
     def _bucket(self, batch_size: int) -> _Bucket:
         key = size_bucket(batch_size)
         if key not in self._buckets:
-            self._buckets[key] = _Bucket(len(self._lengths), self._num_drafts)
+            self._buckets[key] = _Bucket(len(self._lengths), self._num_kinds)
         return self._buckets[key]
 
     def update(
@@ -230,5 +233,5 @@ class CostEstimator:
         is_news = bucket.verify.update(min(verify_len, len(self._lengths)), max(verifying, 1e-9))
         bucket.host.update(1, max(1e-9, step_s - drafting - verifying))
         if num_draft_steps > 0:
-            bucket.step[draft].update(1, max(1e-9, drafting / num_draft_steps))
+            bucket.step[self._kinds[draft]].update(1, max(1e-9, drafting / num_draft_steps))
         return is_news

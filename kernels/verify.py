@@ -16,7 +16,7 @@ Longs = NDArray[np.int64]
 Verification = Literal["standard", "block"]
 
 
-def _leading_true(accept: torch.Tensor, draft_len: torch.Tensor) -> torch.Tensor:
+def leading_true(accept: torch.Tensor, draft_len: torch.Tensor) -> torch.Tensor:
     """Length of the accepted prefix of each row, at most `draft_len`."""
     # (requests, K) bool -> (requests,)
     columns = torch.arange(accept.shape[1], device=accept.device)
@@ -71,7 +71,7 @@ def verify_sampled(
     index = draft_tokens[..., None]
     p_drawn = target_probs[:, :-1].gather(2, index).squeeze(2)
     q_drawn = draft_probs.gather(2, index).squeeze(2)
-    num_accepted = _leading_true(uniforms * q_drawn < p_drawn, draft_len)
+    num_accepted = leading_true(uniforms * q_drawn < p_drawn, draft_len)
 
     if draft_probs.shape[1] == 0:
         return num_accepted, torch.multinomial(target_probs[:, 0], 1).squeeze(1)

@@ -2,6 +2,14 @@
 
 from __future__ import annotations
 
+from flyball.policies.ensemble.accept_ascent import AcceptAscent
+from flyball.policies.ensemble.base import EnsemblePolicy
+from flyball.policies.ensemble.best_single import BestSingle
+from flyball.policies.ensemble.equal import Equal
+from flyball.policies.ensemble.hedge import Hedge
+from flyball.policies.ensemble.metasd import MetaSD
+from flyball.policies.ensemble.static import StaticWeights
+from flyball.policies.ensemble.tabed import TABED
 from flyball.policies.length.adaedl import AdaEDL
 from flyball.policies.length.base import LengthPolicy
 from flyball.policies.length.batch_table import BatchTable
@@ -17,6 +25,16 @@ from flyball.policies.length.tapout import TapOut
 from flyball.policies.length.thompson import Thompson
 from flyball.policies.length.threshold import Threshold
 from flyball.policies.length.ucb import UCB
+
+ENSEMBLE_POLICIES: dict[str, type[EnsemblePolicy]] = {
+    "accept_ascent": AcceptAscent,
+    "best_single": BestSingle,
+    "equal": Equal,
+    "hedge": Hedge,
+    "metasd": MetaSD,
+    "static": StaticWeights,
+    "tabed": TABED,
+}
 
 LENGTH_POLICIES: dict[str, type[LengthPolicy]] = {
     "adaedl": AdaEDL,

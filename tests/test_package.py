@@ -34,7 +34,7 @@ def test_import_loads_neither_torch_nor_a_host() -> None:
 def test_kernels_need_no_pydantic() -> None:
     code = (
         "import sys; sys.modules['pydantic'] = None; "
-        "import flyball.kernels.verify, flyball.kernels.confidence"
+        "import flyball.kernels.verify, flyball.kernels.confidence, flyball.kernels.mix"
     )
     run(sys.executable, "-c", code)
 

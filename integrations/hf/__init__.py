@@ -1,5 +1,6 @@
 """Hugging Face transformers as a host."""
 
 from flyball.integrations.hf.govern import GovernedGenerate, govern
+from flyball.integrations.hf.views import DraftView
 
-__all__ = ["GovernedGenerate", "govern"]
+__all__ = ["DraftView", "GovernedGenerate", "govern"]

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from transformers import GenerationConfig, PreTrainedModel
 
+from flyball.controller.contract import PROMPT_LOOKUP
 from flyball.controller.governor import Governor
 from flyball.integrations.hf.cached_model import CachedModel
 from flyball.integrations.hf.draft import ModelDraft
@@ -17,6 +18,8 @@ from flyball.integrations.hf.processors import RowProcessors
 from flyball.integrations.hf.prompts import Prompts
 from flyball.integrations.hf.stats import GenerateStats, RoundStats
 from flyball.integrations.hf.text import Texts
+from flyball.integrations.hf.verdict import Judge
+from flyball.integrations.hf.views import DraftView
 from flyball.integrations.lookup import PromptLookup
 from flyball.kernels.head import AcceptanceHead
 from flyball.kernels.verify import Verification
@@ -35,6 +38,7 @@ class Call:
         first: the first of them.
         together: all rows go on until the last has ended.
         verification: how sampled drafts are verified.
+        tree_width: candidates at each drafted position.
     """
 
     num_rows: int
@@ -43,11 +47,12 @@ class Call:
     first: Prompts
     together: bool
     verification: Verification
+    tree_width: int
 
 
 def assemble(
     model: PreTrainedModel,
-    drafts: Sequence[PreTrainedModel | str],
+    drafts: Sequence[DraftView | str],
     governor: Governor,
     call: Call,
     stats: GenerateStats,
@@ -59,7 +64,7 @@ def assemble(
 
     Args:
         model: the target.
-        drafts: models, and "prompt_lookup".
+        drafts: views of models, and "prompt_lookup".
         governor: decides.
         call: what is asked for.
         stats: sums to add to.
@@ -72,25 +77,38 @@ def assemble(
     capacity = width + governor.max_draft_len + 1
     texts = Texts(call.num_rows, model.device, together=call.together)
     processors = RowProcessors()
-    models: list[ModelDraft] = []
+    do_sample = bool(call.config.do_sample)
     lookup = None
-    for number, draft in enumerate(drafts):
-        if isinstance(draft, str):
-            lookup = PromptLookup(number, call.num_rows, texts, governor.max_draft_len)
-        else:
-            cached = CachedModel(draft, call.num_rows, capacity, keep_hidden=head is not None)
-            do_sample = bool(call.config.do_sample)
-            models.append(ModelDraft(number, cached, texts, processors, governor, do_sample, head))
+    if PROMPT_LOOKUP in drafts:
+        number = list(drafts).index(PROMPT_LOOKUP)
+        lookup = PromptLookup(number, call.num_rows, texts, governor.max_draft_len)
+    models = []
+    for numbers in by_model(drafts):
+        views = tuple(view for n in numbers if isinstance(view := drafts[n], DraftView))
+        keeps = head is not None
+        cached = CachedModel(views[0].model, call.num_rows, capacity, keeps, len(views))
+        models.append(
+            ModelDraft(views, numbers, cached, texts, processors, governor, do_sample, head)
+        )
     return Decoding(
         CachedModel(model, call.num_rows, capacity),
         texts,
         processors,
-        Drafts(models, lookup, texts, processors, governor),
+        Drafts(models, lookup, texts, processors, governor, do_sample, call.tree_width),
         governor,
         call.queue,
         call.config,
-        call.verification,
+        Judge(texts, processors, do_sample, call.verification),
         stats,
         on_round,
         on_token,
     )
+
+
+def by_model(drafts: Sequence[DraftView | str]) -> list[tuple[int, ...]]:
+    """Numbers of the drafts that are views of the same model, for each model."""
+    numbers: dict[int, list[int]] = {}
+    for number, draft in enumerate(drafts):
+        if isinstance(draft, DraftView):
+            numbers.setdefault(id(draft.model), []).append(number)
+    return [tuple(group) for group in numbers.values()]

@@ -26,10 +26,14 @@ class _Place:
         start: column of a single row's first token.
         num_columns: columns that the forward attends to.
         past: of them, columns before the forward.
+        num_lanes: rows that belong to each text.
+        lane: the one of each text's rows that goes on; None where all do.
     """
 
-    def __init__(self, max_rows: int, capacity: int) -> None:
+    def __init__(self, max_rows: int, capacity: int, num_lanes: int) -> None:
         self.max_rows = max_rows
+        self.num_lanes = num_lanes
+        self.lane: int | None = None
         self.num_rows = max_rows
         self.capacity = capacity
         self.rows: torch.Tensor | None = None
@@ -48,7 +52,10 @@ class _Place:
     def index(self, num_heads: int) -> torch.Tensor:
         """Places (rows * heads * width,) in a buffer whose first three axes are flattened."""
         if num_heads not in self._index:
-            blocks = np.arange(len(self._columns) * num_heads).reshape(-1, num_heads, 1)
+            rows = np.arange(len(self._columns))
+            if self.lane is not None:
+                rows = rows * self.num_lanes + self.lane
+            blocks = rows[:, None, None] * num_heads + np.arange(num_heads)[:, None]
             places = blocks * self.capacity + self._columns[:, None]
             self._index[num_heads] = upload(places.ravel(), self._device)
         return self._index[num_heads]
@@ -89,13 +96,16 @@ class _RowLayer(DynamicLayer):
 
     def _write(self, buffer: torch.Tensor, states: torch.Tensor) -> torch.Tensor:
         place = self._place
+        first = place.lane or 0
         if place.num_rows == 1:
-            buffer[:1, :, place.start : place.start + states.shape[2]] = states
+            end = place.start + states.shape[2]
+            buffer[first : first + 1, :, place.start : end] = states
         else:
             size = buffer.shape[3]
             flat = buffer.view(-1, size)
             flat.index_copy_(0, place.index(buffer.shape[1]), states.reshape(-1, size))
-        return buffer[: place.num_rows, :, : place.num_columns]
+        every = 1 if place.lane is None else place.num_lanes
+        return buffer[first : first + every * place.num_rows : every, :, : place.num_columns]
 
     def grow(self, capacity: int) -> None:
         """Make room; what is beyond a row's text is finite, since masked weights multiply it."""
@@ -126,13 +136,16 @@ class RowCache(DynamicCache):
         model: whose cache it is.
         num_rows: most rows at a time.
         capacity: columns to start with.
+        num_lanes: rows that belong to each text, next to each other.
     """
 
     layers: list[_RowLayer]
 
-    def __init__(self, model: PreTrainedModel, num_rows: int, capacity: int) -> None:
+    def __init__(
+        self, model: PreTrainedModel, num_rows: int, capacity: int, num_lanes: int = 1
+    ) -> None:
         super().__init__(config=model.config)
-        self._place = _Place(num_rows, capacity)
+        self._place = _Place(num_rows, capacity, num_lanes)
         self.layers = [_RowLayer(self._place) for _ in self.layers]
 
     def begin_prompt(self, rows: Longs, width: int, device: torch.device) -> None:
@@ -141,8 +154,12 @@ class RowCache(DynamicCache):
         self._place.rows = upload(rows, device)
         self._place.num_columns, self._place.past = width, 0
 
-    def begin_step(self, lengths: Longs, width: int, device: torch.device) -> int:
+    def begin_step(
+        self, lengths: Longs, width: int, device: torch.device, lane: int | None = None
+    ) -> int:
         """The coming forward continues each row after lengths (rows,) tokens by `width`.
+
+        With `lane` only that one of each text's rows goes on.
 
         Returns:
             Columns that it attends to.
@@ -151,7 +168,7 @@ class RowCache(DynamicCache):
         place.past = int(lengths.max())
         place.num_columns = place.past + width
         self._reserve(place.num_columns)
-        place.rows, place.num_rows = None, len(lengths)
+        place.rows, place.num_rows, place.lane = None, len(lengths), lane
         if len(lengths) == 1:
             place.start = place.past
         else:
@@ -167,6 +184,16 @@ class RowCache(DynamicCache):
         for layer in self.layers:
             layer.keys[target] = layer.keys[source]
             layer.values[target] = layer.values[source]
+
+    def move_columns(self, rows: Longs, sources: Longs, targets: Longs) -> None:
+        """Copy in each of rows (m,) column `sources` (m,) over `targets` (m,)."""
+        if len(rows) == 0:
+            return
+        device = self.layers[0].device
+        row, source, target = (upload(x, device) for x in (rows, sources, targets))
+        for layer in self.layers:
+            layer.keys[row, :, target] = layer.keys[row, :, source]
+            layer.values[row, :, target] = layer.values[row, :, source]
 
     def _reserve(self, num_columns: int) -> None:
         place = self._place

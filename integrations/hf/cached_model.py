@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import time
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -14,8 +15,11 @@ from transformers import PreTrainedModel
 from flyball.controller.errors import HostError
 from flyball.integrations.hf.cache import RowCache
 from flyball.integrations.hf.device import upload
+from flyball.integrations.hf.tree import tree_mask
 
 Longs = NDArray[np.int64]
+
+_STEP_ROOM = 64  # columns that a mask has room for beyond its first step's
 
 
 class CachedModel:
@@ -27,9 +31,10 @@ class CachedModel:
 
     Args:
         model: decoder-only model that passed `checks.check_model`.
-        num_rows: most rows at a time.
+        num_rows: most texts at a time.
         capacity: columns to start with; more are added as needed.
         keep_hidden: keep the last hidden states of each forward.
+        num_lanes: rows that belong to each text, next to each other.
 
     Attributes:
         hidden: (rows, width, hidden) states that the latest forward's logits were made from, where
@@ -38,63 +43,120 @@ class CachedModel:
     """
 
     def __init__(
-        self, model: PreTrainedModel, num_rows: int, capacity: int, keep_hidden: bool = False
+        self,
+        model: PreTrainedModel,
+        num_rows: int,
+        capacity: int,
+        keep_hidden: bool = False,
+        num_lanes: int = 1,
     ) -> None:
         self.model = model
-        self.context: int = getattr(model.config, "max_position_embeddings", None) or 2**62
+        config = model.config.get_text_config()
+        self.context: int = getattr(config, "max_position_embeddings", None) or 2**62
         self.hidden = torch.empty(0)
         self.forward_s = 0.0
         self._keep_hidden = keep_hidden
-        self._cache = RowCache(model, num_rows, capacity)
+        self._cache = RowCache(model, num_rows * num_lanes, capacity, num_lanes)
         self._takes_logits_to_keep = (
             "logits_to_keep" in inspect.signature(model.forward).parameters
         )
         self._causal = torch.empty(0)
         self._causal_room = 0
+        self._step = torch.empty(0)  # mask of the latest step of one token a row
+        self._step_lengths: Longs = np.zeros(0, np.int64)
 
-    def read_prompts(self, tokens: torch.Tensor, lengths: Longs, rows: Longs) -> torch.Tensor:
+    def read_prompts(
+        self,
+        tokens: torch.Tensor,
+        lengths: Longs,
+        rows: Longs,
+        images: Mapping[str, Any] | None = None,
+    ) -> torch.Tensor:
         """Fill empty rows.
 
         Args:
-            tokens: (r, width) prompts from column 0 on; anything behind their ends.
+            tokens: (r, width) prompts from column 0 on, or (r, width, hidden) their embeddings;
+                anything behind their ends.
             lengths: (r,) tokens of each prompt, at least 1.
             rows: (r,) rows to fill.
+            images: of the prompts, as the model's forward takes them.
 
         Returns:
             (r, vocab) logits after each prompt.
         """
         self._cache.begin_prompt(rows, tokens.shape[1], tokens.device)
         # What follows a prompt's end is never attended to, so the causal mask alone is right.
-        positions = torch.arange(tokens.shape[1], device=tokens.device).expand(tokens.shape)
+        positions = torch.arange(tokens.shape[1], device=tokens.device).expand(tokens.shape[:2])
         last, place = np.unique(lengths - 1, return_inverse=True)
         wanted = upload(last, tokens.device)
-        logits = self._run(tokens, positions, None, wanted)
+        logits = self._run(tokens, positions, None, wanted, images)
         if not self._takes_logits_to_keep:
             logits = logits[:, wanted]
         return logits[torch.arange(len(rows), device=tokens.device), upload(place, tokens.device)]
 
-    def forward(self, tokens: torch.Tensor, lengths: Longs) -> torch.Tensor:
+    def forward(
+        self, tokens: torch.Tensor, lengths: Longs, lane: int | None = None
+    ) -> torch.Tensor:
         """Feed one block of columns.
 
         Args:
             tokens: (rows, width) token ids; a row may end in columns that it does not keep.
             lengths: (rows,) tokens that each row has in the cache.
+            lane: which one of each text's rows goes on; None for all of them.
 
         Returns:
             (rows, width, vocab) logits.
         """
         width = tokens.shape[1]
-        num_columns = self._cache.begin_step(lengths, width, tokens.device)
-        # A text may outgrow the context one token at a time, as in stock decoding; what is drafted
-        # behind it is not kept, and models with learned positions have none for it.
-        last = np.maximum(lengths, self.context - 1)[:, None]
-        positions = np.minimum(lengths[:, None] + np.arange(width), last)
+        num_columns = self._cache.begin_step(lengths, width, tokens.device, lane)
+        positions = self._positions(lengths, np.arange(width))
         mask = self._mask(lengths, width, num_columns, tokens.device)
         return self._run(tokens, upload(positions, tokens.device), mask, 0)
+
+    def forward_tree(
+        self, tokens: torch.Tensor, lengths: Longs, depth: Longs, visible: NDArray[np.bool_]
+    ) -> torch.Tensor:
+        """Feed one block of columns that form a tree in every row.
+
+        Args:
+            tokens: (rows, T) token ids, the columns of a `TreeBlock`.
+            lengths: (rows,) tokens that each row has in the cache.
+            depth: (T,) tokens between the row's text and each column's.
+            visible: (T, T) columns of the block that each column attends to.
+
+        Returns:
+            (rows, T, vocab) logits.
+        """
+        num_columns = self._cache.begin_step(lengths, len(depth), tokens.device)
+        positions = self._positions(lengths, depth)
+        mask = tree_mask(lengths, visible, num_columns, self.model.dtype, tokens.device)
+        return self._run(tokens, upload(positions, tokens.device), mask, 0)
+
+    def keep_path(self, lengths: Longs, num_accepted: Longs, path: Longs) -> None:
+        """Bring what was accepted of a tree to where the text goes on.
+
+        Args:
+            lengths: (rows,) tokens that each row had in the cache before `forward_tree`.
+            num_accepted: (rows,) accepted tokens.
+            path: (rows, K + 1) columns of the block that hold them, as in `TreeVerdict`.
+        """
+        column = path[np.arange(len(path)), num_accepted]
+        # The spine's tokens stand at their depth; an accepted sibling is the last of a path.
+        rows = np.flatnonzero(column != num_accepted)
+        start = lengths[rows]
+        self._cache.move_columns(rows, start + column[rows], start + num_accepted[rows])
 
     def move_rows(self, sources: Longs, targets: Longs) -> None:
         """Copy rows (m,) over others."""
         self._cache.move_rows(sources, targets)
+
+    def _positions(self, lengths: Longs, depth: Longs) -> Longs:
+        """Position ids (rows, width) of tokens at depth (width,) behind each row's text."""
+        # A text may outgrow the context one token at a time, as in stock decoding; what is drafted
+        # behind it is not kept, and models with learned positions have none for it.
+        last = np.maximum(lengths, self.context - 1)[:, None]
+        positions: Longs = np.minimum(lengths[:, None] + depth, last)
+        return positions
 
     def _run(
         self,
@@ -102,15 +164,16 @@ class CachedModel:
         positions: torch.Tensor,
         mask: torch.Tensor | None,
         logits_to_keep: int | torch.Tensor,
+        images: Mapping[str, Any] | None = None,
     ) -> torch.Tensor:
-        extra: dict[str, Any] = {}
+        extra: dict[str, Any] = dict(images or {})
+        extra["inputs_embeds" if tokens.is_floating_point() else "input_ids"] = tokens
         if self._takes_logits_to_keep:
             extra["logits_to_keep"] = logits_to_keep
         if self._keep_hidden:
             extra["output_hidden_states"] = True
         start = time.perf_counter()
         output = self.model(
-            input_ids=tokens,
             attention_mask=mask,
             position_ids=positions,
             past_key_values=self._cache,
@@ -138,12 +201,34 @@ class CachedModel:
         """What to add to attention scores (rows, 1, width, columns); None where all is seen."""
         if len(lengths) == 1:
             return self._single_mask(width, num_columns, device) if width > 1 else None
-        if width == 1 and (lengths == lengths[0]).all():
-            return None
+        if width == 1:
+            if (lengths == lengths[0]).all():
+                return None
+            return self._step_mask(lengths, num_columns, device)
+        return self._block_mask(lengths, width, num_columns, device)
+
+    def _block_mask(
+        self, lengths: Longs, width: int, num_columns: int, device: torch.device
+    ) -> torch.Tensor:
         limit = upload(lengths[:, None] + np.arange(width), device)
         hidden = torch.arange(num_columns, device=device) > limit[:, None, :, None]
         mask = torch.zeros(hidden.shape, dtype=self.model.dtype, device=device)
         return mask.masked_fill_(hidden, torch.finfo(self.model.dtype).min)
+
+    def _step_mask(self, lengths: Longs, num_columns: int, device: torch.device) -> torch.Tensor:
+        """The same for one token a row, where most steps let each row see one column more."""
+        before = self._step_lengths
+        grown = lengths - before if len(before) == len(lengths) else np.full(1, -1)
+        fits = num_columns <= self._step.shape[-1]
+        if fits and ((grown == 0) | (grown == 1)).all():
+            rows = np.flatnonzero(grown)
+            places = (upload(rows, device), 0, 0, upload(lengths[rows], device))
+            self._step[places] = 0.0
+        else:
+            self._step = self._block_mask(lengths, 1, num_columns + _STEP_ROOM, device)
+        self._step_lengths = lengths
+        mask = self._step[..., :num_columns]
+        return mask.contiguous() if mask.is_cuda else mask
 
     def _single_mask(self, width: int, num_columns: int, device: torch.device) -> torch.Tensor:
         """The same for one row: a window of one triangle, which is made once."""

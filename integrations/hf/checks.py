@@ -18,11 +18,14 @@ from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 
 from flyball.controller.contract import PROMPT_LOOKUP
 from flyball.controller.errors import HostError
+from flyball.integrations.hf.views import DraftView, Image, image_token
 from flyball.kernels.verify import Verification
 
 _ATTENTION = ("sdpa", "eager")
 # Local attention by cache column, which masked holes shift.
 _COLUMN_ATTENTION = frozenset({"gpt_neo"})
+# What forwards take only while they read a prompt.
+_IMAGE_INPUTS = frozenset({"pixel_values", "mm_encoder_outputs"})
 # Frequencies that depend on the longest position of a forward, drafted ones included.
 _LENGTH_DEPENDENT_ROPE = frozenset({"dynamic", "longrope"})
 
@@ -52,12 +55,13 @@ def check_model(model: PreTrainedModel, role: str) -> None:
         )
     if model.device.type not in ("cpu", "cuda"):
         raise HostError(f"expected the {role} on cpu or cuda, but it is on {model.device.type}")
-    if model.config.model_type in _COLUMN_ATTENTION or getattr(model.config, "alibi", False):
+    config = model.config.get_text_config()
+    if config.model_type in _COLUMN_ATTENTION or getattr(config, "alibi", False):
         raise HostError(
             f"expected a {role} whose attention depends on positions alone, but {name} counts "
             "cache columns; generate without custom_generate"
         )
-    rope = _rope_types(getattr(model.config, "rope_parameters", None))
+    rope = _rope_types(getattr(config, "rope_parameters", None))
     if rope & _LENGTH_DEPENDENT_ROPE:
         raise HostError(
             f"expected a {role} with fixed rotary frequencies, but {name} has "
@@ -97,6 +101,12 @@ def _rope_types(parameters: Any) -> set[str]:
     return set().union(*nested, {own} if isinstance(own, str) else set())
 
 
+def _section_rope(model: PreTrainedModel) -> bool:
+    """Whether positions have several parts, as those of images in Qwen2-VL."""
+    rope = getattr(model.config.get_text_config(), "rope_parameters", None) or {}
+    return any("mrope" in str(key) for key in rope)
+
+
 def check_cache(cache: Any, role: str) -> None:
     """Refuse caches that are not plain, growing tensors in every layer."""
     if type(cache) is not DynamicCache:
@@ -123,8 +133,17 @@ def check_list(drafts: Any) -> None:
         )
 
 
-def check_verification(verification: Any) -> None:
+def check_verification(verification: Any, tree_width: Any) -> None:
     """Refuse what is no way of verifying drafts."""
+    if tree_width not in (1, 2, 3, 4):
+        raise HostError(
+            f"expected a tree_width from 1 to 4, but got {tree_width!r}; leave it out for chains"
+        )
+    if verification == "block" and tree_width > 1:
+        raise HostError(
+            "expected tree_width=1 with block verification, which knows chains alone, but got "
+            f"{tree_width}; leave one of both out"
+        )
     if verification not in get_args(Verification):
         raise HostError(
             f"expected verification {' or '.join(get_args(Verification))}, but got "
@@ -141,10 +160,35 @@ def check_drafts(model: PreTrainedModel, drafts: Sequence[Any]) -> None:
                 "load the model first"
             )
         if not isinstance(draft, str):
-            check_model(draft, "draft")
-            _check_pair(model, draft)
+            own = draft.model if isinstance(draft, DraftView) else draft
+            check_model(own, "draft")
+            _check_pair(model, own)
+        if isinstance(draft, DraftView):
+            _check_view(model, draft)
     if sum(isinstance(draft, str) for draft in drafts) > 1:
         raise HostError(f"expected '{PROMPT_LOOKUP}' once among the drafts; leave one out")
+
+
+def _check_view(model: PreTrainedModel, view: DraftView) -> None:
+    """Refuse a view that its model, or the target, cannot have."""
+    if view.seen not in get_args(Image):
+        raise HostError(
+            f"expected a view with image {', '.join(get_args(Image))}, but got {view.image!r}; "
+            "leave it out for the model's own"
+        )
+    if view.seen in ("own", "pooled") and image_token(view.model) is None:
+        raise HostError(
+            f"expected a draft that sees images for a view with image={view.image!r}, but "
+            f"{type(view.model).__name__} does not; take image='none' or 'caption'"
+        )
+    tokens = [image_token(m) for m in (model, view.model)]
+    if None not in tokens and tokens[0] != tokens[1]:
+        raise HostError(
+            f"expected a draft with the target's image placeholder {tokens[0]}, but got "
+            f"{tokens[1]}; take a draft of the same family"
+        )
+    if view.pool < 1:
+        raise HostError(f"expected a pool of at least 1, but got {view.pool}; the default is 2")
 
 
 def _check_pair(model: PreTrainedModel, draft_model: PreTrainedModel) -> None:
@@ -206,8 +250,12 @@ def check_many(
     return [int(limit) for limit in max_new_tokens]
 
 
-def check_prepared(input_ids: torch.Tensor, config: GenerationConfig) -> None:
+def check_prepared(
+    input_ids: torch.Tensor, config: GenerationConfig, model_kwargs: dict[str, Any]
+) -> None:
     """Refuse settings for one prompt of a queue that make more of it than one text."""
+    if any(_says_something(model_kwargs.get(key)) for key in _IMAGE_INPUTS):
+        raise HostError("expected no images with a queue of prompts; use generate")
     if len(input_ids) != 1:
         raise HostError("expected num_return_sequences=1 with a queue of prompts; use generate")
     if config.return_dict_in_generate:
@@ -258,13 +306,19 @@ def check_call(
         "use_cache",
         "logits_to_keep",
     }
+    if image_token(model) is not None and not _section_rope(model):
+        known |= _IMAGE_INPUTS
     unknown = sorted(
-        key for key, value in model_kwargs.items() if key not in known and value is not None
+        key for key, value in model_kwargs.items() if key not in known and _says_something(value)
+    )
+    encoded = model_kwargs.get("mm_encoder_outputs") or {}
+    unknown += sorted(
+        key for key, value in encoded.items() if key != "image" and value is not None
     )
     if unknown:
         raise HostError(
-            f"expected text inputs alone, but got {', '.join(unknown)}; "
-            "generate without custom_generate"
+            f"expected text, and pixel_values where positions count tokens one by one, but got "
+            f"{', '.join(unknown)}; generate without custom_generate"
         )
     _check_prompt(input_ids, model_kwargs)
     cache = model_kwargs.get("past_key_values")
@@ -275,6 +329,10 @@ def check_call(
                 "expected no past_key_values: rejected tokens leave holes in a cache, which "
                 "nobody else could read; pass the whole text and no cache"
             )
+
+
+def _says_something(value: Any) -> bool:
+    return value is not None and value != {}
 
 
 def _check_prompt(input_ids: torch.Tensor, model_kwargs: dict[str, Any]) -> None:

@@ -1,19 +1,25 @@
-"""A draft model that proposes for all rows of a batch at once."""
+"""A draft model that reads and drafts for all rows of a batch at once, in one view or several."""
 
 from __future__ import annotations
-
-from collections.abc import Iterator
-from dataclasses import dataclass
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from flyball.controller.errors import HostError
 from flyball.controller.governor import Governor
 from flyball.integrations.hf.cached_model import CachedModel
 from flyball.integrations.hf.device import HostCopy, upload
 from flyball.integrations.hf.processors import RowProcessors
 from flyball.integrations.hf.text import Moves, Texts
+from flyball.integrations.hf.views import (
+    DraftView,
+    PromptImages,
+    ViewedPrompt,
+    embed,
+    note_absent,
+    view_prompts,
+)
 from flyball.kernels.confidence import Confidence, confidence
 from flyball.kernels.head import AcceptanceHead
 
@@ -24,54 +30,36 @@ Bools = NDArray[np.bool_]
 _LONG_READ = 2  # tokens; what a round left over only shadows want to know of
 
 
-@dataclass(frozen=True)
-class Proposal:
-    """A finished draft.
-
-    Attributes:
-        tokens: (rows, K) drafted tokens.
-        draft_len: (rows,) how many of them are proposed.
-        probs: (rows, K, vocab) the distributions they were drawn from, where `drawn`; None under
-            greedy and where nothing was drawn.
-        drawn: (rows,) whether the row's tokens were drawn; the others' distribution is a point
-            mass. None where probs is None.
-        confidence: (rows, K) largest probabilities, or what an acceptance head predicts; None
-            where nobody asked.
-        entropy: (rows, K) of the distributions, in nats; None where nobody asked.
-    """
-
-    tokens: torch.Tensor
-    draft_len: Longs
-    probs: torch.Tensor | None = None
-    drawn: Bools | None = None
-    confidence: NDArray[np.float64] | None = None
-    entropy: NDArray[np.float64] | None = None
-
-
 class ModelDraft:
-    """Drafts with a small model; between drafts its cache may lag behind the text.
+    """A small model that drafts; between drafts its cache may lag behind the text.
 
-    K drafted tokens cost K forwards: the first one also reads what was settled since, and the
-    last drafted token is read only once it is settled. Reading tells for every skipped token
-    whether the draft would have been right, which the governor is told.
+    K drafted tokens cost K forwards: `start` also reads what was settled since, `feed` adds a
+    drafted token, and the last drafted one is read only once it is settled. Reading tells for
+    every skipped token whether the draft would have been right, which the governor is told.
+
+    A model may see prompts in several views; each has a lane of its own in the cache, with its
+    own positions, and all lanes of all rows run as one batch. A lane may also run alone.
 
     Args:
-        number: among the host's drafts.
-        cached: the draft model.
+        views: of the model, one a lane.
+        numbers: (lanes,) their places among the host's drafts.
+        cached: the model, with room for all lanes.
         texts: of the batch.
         processors: of the batch; they shape the draft's distribution as they do the target's.
-        governor: told about read tokens and asked when to stop.
-        do_sample: draw from the distribution, or take its argmax.
-        head: predicts acceptance from the states of `cached`, which must keep them; the largest
-            probability is the confidence without one.
+        governor: told about read tokens.
+        do_sample: whether tokens are drawn, or the most likely taken.
+        head: predicts acceptance from the states of `cached`, which must keep them, for one lane;
+            the largest probability is the confidence without one.
 
     Attributes:
         has_read: whether it read more in the present round than a round leaves over.
+        present: (rows, lanes) whether the view has what it needs of the row's prompt.
     """
 
     def __init__(
         self,
-        number: int,
+        views: tuple[DraftView, ...],
+        numbers: tuple[int, ...],
         cached: CachedModel,
         texts: Texts,
         processors: RowProcessors,
@@ -79,104 +67,177 @@ class ModelDraft:
         do_sample: bool,
         head: AcceptanceHead | None = None,
     ) -> None:
-        self.number = number
+        self.numbers = numbers
         self.cached = cached
         self.has_read = False
+        self._views = views
         self._texts = texts
         self._processors = processors
         self._governor = governor
         self._do_sample = do_sample
         self._head = head
         self._state = torch.empty(0)  # (rows, hidden) that the latest logits were made from
-        self._seen: Longs = np.zeros(0, np.int64)  # tokens of each row in the cache
-        self._fed: Longs = np.zeros(0, np.int64)  # drafted ones after them
+        nobody = np.zeros((0, len(views)), np.int64)
+        self.present = nobody.astype(np.bool_)
+        self._seen = nobody  # tokens of each row and lane in the cache
+        self._offset = nobody  # column of the text less place among the lane's own tokens
+        self._fed = nobody  # drafted tokens after those seen
         self._drafted = False  # whether it proposed in the present round
+        self._noted = False  # whether it was said which views stand aside
+        self._viewed: dict[tuple[int, int], ViewedPrompt] = {}  # prompts to read, by row and lane
 
-    def add(self, rows: Longs) -> None:
+    def add(self, rows: Longs, images: PromptImages | None) -> None:
         """New rows begin."""
-        self._seen = np.concatenate([self._seen, np.zeros(len(rows), np.int64)])
+        texts, lanes = self._texts, range(len(self._views))
+        fresh = np.zeros((len(rows), len(lanes)), np.int64)
+        offset = np.repeat(texts.num_padding[rows, None], len(lanes), axis=1)
+        present = np.ones(fresh.shape, np.bool_)
+        if images is not None or any(view.image not in (None, "none") for view in self._views):
+            spans = zip(texts.num_padding[rows], texts.prompt_len[rows], strict=True)
+            prompts = [texts.host[r, a:b] for r, (a, b) in zip(rows, spans, strict=True)]
+            for lane, view in enumerate(self._views):
+                viewed = view_prompts(view, prompts, images)
+                present[:, lane] = [not prompt.absent for prompt in viewed]
+                offset[:, lane] = texts.prompt_len[rows] - [len(p.tokens) for p in viewed]
+                if images is not None:
+                    _check_ends(prompts, viewed)
+                    self._viewed.update(
+                        {(int(r), lane): p for r, p in zip(rows, viewed, strict=True)}
+                    )
+            # A row of which no view sees what it wants is read as text.
+            present[~present.any(axis=1), 0] = True
+            missing = [view for lane, view in enumerate(self._views) if not present[:, lane].all()]
+            if missing and not self._noted:
+                self._noted = True
+                note_absent(missing)
+        self._seen = np.concatenate([self._seen, fresh])
+        self._offset = np.concatenate([self._offset, offset])
+        self.present = np.concatenate([self.present, present])
 
     def keep(self, moves: Moves) -> None:
         """Close up after rows have left."""
-        self.cached.move_rows(moves.sources, moves.targets)
-        self._seen = self._seen[moves.order]
+        count = len(self._views)
+        lanes = np.arange(count)
+        self.cached.move_rows(
+            (moves.sources[:, None] * count + lanes).ravel(),
+            (moves.targets[:, None] * count + lanes).ravel(),
+        )
+        for name in ("_seen", "_offset", "present"):
+            setattr(self, name, getattr(self, name)[moves.order])
+        if self._viewed:
+            old = {int(row): place for place, row in enumerate(moves.order)}
+            self._viewed = {
+                (old[row], lane): prompt
+                for (row, lane), prompt in self._viewed.items()
+                if row in old
+            }
 
-    @property
-    def num_unread(self) -> int:
-        """The most settled tokens that any row it can serve has not read yet."""
-        return int(((self._texts.num_own - self._seen) * (self.room >= 0)).max(initial=0))
+    def _own(self, lanes: slice) -> Longs:
+        """Settled tokens (rows, l) of each lane's own text."""
+        return self._texts.num_tokens[:, None] - self._offset[:, lanes]
 
-    @property
-    def room(self) -> Longs:
+    def room(self, lanes: slice) -> Longs:
         """Tokens (rows,) that fit into the draft's context after the settled text."""
-        return self.cached.context - self._texts.num_own
+        result: Longs = self.cached.context - self._own(lanes).max(axis=1)
+        return result
 
-    def share(self, draft: Ints, draft_len: Longs) -> Longs:
-        """Of draft_len (rows,), what rows that use this draft get from it (rows,)."""
-        return np.where(draft == self.number, np.clip(self.room, 0, draft_len), 0)
+    def num_unread(self, lanes: slice) -> int:
+        """The most settled tokens that any row it can serve has not read yet."""
+        unread = (self._own(lanes) - self._seen[:, lanes]).max(axis=1)
+        return int((unread * (self.room(lanes) >= 0)).max(initial=0))
 
-    def read(self, slots: Ints, rows: Bools) -> torch.Tensor:
+    def _lane(self, lanes: slice) -> int | None:
+        """The only lane that runs; None where all do."""
+        whole = len(range(*lanes.indices(len(self._views)))) == len(self._views)
+        return None if whole else int(lanes.start)
+
+    def read(self, slots: Ints, rows: Bools, lanes: slice) -> torch.Tensor:
         """Bring the cache of some rows up to the text, and others on the way as far as they come.
 
         Args:
             slots: (rows,) of all rows.
             rows: (rows,) which to bring up; they must fit into the draft's context.
+            lanes: l lanes, all or one.
 
         Returns:
-            (rows, vocab) logits after the last token read of each row.
+            (rows, l, vocab) logits after the last token read of each row.
         """
         texts = self._texts
-        fresh = np.flatnonzero(rows & (self._seen == 0))
-        if len(fresh):
-            self._read_prompts(fresh)
-        lag = np.where(self.room >= 0, texts.num_own - self._seen, 0)
+        fresh = rows[:, None] & (self._seen[:, lanes] == 0)
+        if fresh.any():
+            self._read_prompts(fresh, lanes)
+        seen, offset = self._seen[:, lanes], self._offset[:, lanes]
+        shape = seen.shape
+        own = self._own(lanes)
+        fits = own.max(axis=1, keepdims=True) <= self.cached.context
+        lag = np.where(fits, own - seen, 0)
         width = int(lag[rows].max())
-        lag = np.minimum(lag, width) * (self._seen > 0)
-        columns = (texts.num_padding + self._seen)[:, None] + np.arange(width)
-        index = np.minimum(columns, texts.host.shape[1] - 1)
-        tokens = texts.host[np.arange(texts.num_rows)[:, None], index]
-        logits = self._forward(upload(tokens, texts.device), 0)
+        lag = np.minimum(lag, width) * (seen > 0)
+        columns = (offset + seen)[..., None] + np.arange(width)
+        index = np.clip(columns, 0, texts.host.shape[1] - 1)
+        tokens = texts.host[np.arange(texts.num_rows)[:, None, None], index]
+        flat = upload(tokens.reshape(-1, width), texts.device)
+        logits = self._forward(flat, seen, lanes)
+        self._seen[:, lanes] = seen + lag
         if width == 1:
-            self._seen = self._seen + lag
             self._keep_state(slice(None), 0)
-            return logits[:, 0]
+            return _by_lane(logits[:, 0], shape)
         if width > _LONG_READ:
             self.has_read = True
         if width > _LONG_READ or self._governor.follows_shadows:
-            self._report(slots, logits, columns[:, 1:], np.arange(1, width) < lag[:, None])
-        self._seen = self._seen + lag
-        every = upload(np.arange(texts.num_rows), texts.device)
-        last = upload(np.maximum(lag - 1, 0), texts.device)
+            by_lane = _by_lane(logits, shape)
+            for place, lane in enumerate(range(*lanes.indices(len(self._views)))):
+                known = np.arange(1, width) < lag[:, place, None]
+                self._report(
+                    slots, by_lane[:, place], columns[:, place, 1:], known, self.numbers[lane]
+                )
+        every = upload(np.arange(seen.size), texts.device)
+        last = upload(np.maximum(lag - 1, 0).ravel(), texts.device)
         self._keep_state(every, last)
-        return logits[every, last]
+        return _by_lane(logits[every, last], shape)
 
     def _keep_state(self, rows: torch.Tensor | slice, columns: torch.Tensor | int) -> None:
         if self._head is not None:
             self._state = self.cached.hidden[rows, columns]
 
-    def _forward(self, tokens: torch.Tensor, ahead: int | Longs) -> torch.Tensor:
+    def _forward(self, tokens: torch.Tensor, lengths: Longs, lanes: slice) -> torch.Tensor:
         # A row that fills the context takes no more part; it gives its last column.
-        lengths = np.minimum(self._seen + ahead, self.cached.context - 1)
-        return self.cached.forward(tokens, lengths)
+        lengths = np.minimum(lengths.ravel(), self.cached.context - 1)
+        return self.cached.forward(tokens, lengths, self._lane(lanes))
 
-    def _read_prompts(self, rows: Longs) -> None:
-        """Read the prompts of rows (r,) but for their last tokens."""
+    def _read_prompts(self, fresh: Bools, lanes: slice) -> None:
+        """Read prompts (rows, l) but for their last tokens."""
         texts = self._texts
         self.has_read = True
-        lengths = np.maximum(texts.prompt_len[rows] - texts.num_padding[rows] - 1, 1)
-        columns = texts.num_padding[rows, None] + np.arange(int(lengths.max()))
-        tokens = texts.host[rows[:, None], np.minimum(columns, texts.host.shape[1] - 1)]
-        self.cached.read_prompts(upload(tokens, texts.device), lengths, rows)
-        self._seen[rows] = lengths
+        rows, places = np.nonzero(fresh)
+        lane = np.arange(len(self._views))[lanes][places]
+        lengths = texts.prompt_len[rows] - self._offset[rows, lane] - 1
+        lengths = np.maximum(lengths, 1)
+        width = int(lengths.max())
+        viewed = [
+            self._viewed.pop((r, v), None)
+            for r, v in zip(rows.tolist(), lane.tolist(), strict=True)
+        ]
+        if viewed[0] is not None:
+            prompts = [prompt for prompt in viewed if prompt is not None]
+            tokens = embed(self.cached.model, prompts, width)
+        else:
+            columns = self._offset[rows, lane][:, None] + np.arange(width)
+            index = np.minimum(columns, texts.host.shape[1] - 1)
+            tokens = upload(texts.host[rows[:, None], index], texts.device)
+        self.cached.read_prompts(tokens, lengths, rows * len(self._views) + lane)
+        self._seen[rows, lane] = lengths
 
-    def _report(self, slots: Ints, logits: torch.Tensor, columns: Longs, known: Bools) -> None:
-        """Tell the governor how the draft would have done at columns (rows, width - 1)."""
+    def _report(
+        self, slots: Ints, logits: torch.Tensor, columns: Longs, known: Bools, number: int
+    ) -> None:
+        """Tell the governor how a draft would have done at columns (rows, width - 1)."""
         texts = self._texts
         known = known & (columns >= texts.prompt_len[:, None])
         rows = np.arange(texts.num_rows)
-        first = self._seen - texts.num_own + 1
+        first = columns[:, 0] - texts.num_tokens
         scores = self._processors(texts, rows, first, logits[:, :-1], known)
-        index = np.minimum(columns, texts.host.shape[1] - 1)
+        index = np.clip(columns, 0, texts.host.shape[1] - 1)
         settled = texts.host[rows[:, None], index]
         signs = self._signs_of_read(scores) if self._governor.follows_shadows else ()
         if self._do_sample:
@@ -186,88 +247,79 @@ class ModelDraft:
             match = np.minimum(q / p, 1.0)
         else:
             match = (HostCopy(scores.argmax(dim=-1)).get() == settled).astype(np.float64)
-        self._governor.read(slots, np.where(known, match, np.nan), self.number, *signs)
+        self._governor.read(slots, np.where(known, match, np.nan), number, *signs)
 
     def _signs_of_read(self, scores: torch.Tensor) -> NDArray[np.float64]:
         """What shadows are told (signs, rows, width) of text with these scores."""
         states = self._state if self._head is None else self.cached.hidden[:, :-1]
         return HostCopy(self._signs(confidence(scores), states)).get().astype(np.float64)
 
-    def propose(self, step_id: int, slots: Ints, draft_len: Longs) -> Proposal:
-        """Draft up to draft_len (rows,) tokens for each row; they must fit into its context."""
-        self._fed, self._drafted = np.zeros_like(draft_len), True
-        drafted: list[torch.Tensor] = []
-        probs: list[torch.Tensor] = []
-        signs: list[HostCopy] = []  # (1 or 2, rows) confidence, and entropy where wanted
-        rows = np.arange(len(draft_len))
-        wanted = draft_len > 0
-        logits = self.read(slots, wanted)
-        for position in range(1, int(draft_len.max()) + 1):
-            scores = self._processors(self._texts, rows, position - 1, logits[:, None])[:, 0]
-            if self._governor.wants_confidence:
-                sure = confidence(scores)
-                token = sure.token
-                signs.append(HostCopy(self._signs(sure, self._state)))
-                draft_len = self._stop(step_id, draft_len, signs)
-                if self._do_sample:
-                    probs.append(sure.probs)
-            elif self._do_sample:
-                probs.append(scores.softmax(dim=-1))
-            else:
-                token = scores.argmax(dim=-1)
-            if self._do_sample:
-                token = torch.multinomial(probs[-1], 1).squeeze(1)
-            drafted.append(token[:, None])
-            if not self._processors.prefix_free:
-                self._texts.draft(position - 1, drafted[-1])
-            going_on = draft_len > position
-            if not going_on.any():
-                break
-            logits = self._forward(drafted[-1], self._fed)[:, 0]
-            self._keep_state(slice(None), 0)
-            self._fed = self._fed + going_on
-        known = [np.stack(rows, axis=1, dtype=np.float64) for rows in _by_sign(signs)]
-        return Proposal(
-            tokens=torch.cat(drafted, dim=1),
-            draft_len=draft_len,
-            probs=torch.stack(probs, dim=1) if probs else None,
-            drawn=wanted if probs else None,
-            confidence=known[0] if known else None,
-            entropy=known[1] if len(known) > 1 else None,
-        )
+    def start(self, slots: Ints, rows: Bools, lanes: slice, every: float = np.inf) -> torch.Tensor:
+        """Begin to draft for some rows (rows,).
+
+        Args:
+            slots: (rows,) of all rows.
+            rows: (rows,) which; they must fit into the draft's context.
+            lanes: that draft, all or one.
+            every: unread tokens from which on all other lanes read in the same forward.
+
+        Returns:
+            (rows, l, vocab) logits of the first tokens.
+        """
+        self._fed, self._drafted = np.zeros_like(self._seen), True
+        whole = slice(None)
+        if (
+            every < np.inf
+            and self.num_unread(whole) >= every
+            and (self.room(whole)[rows] >= 0).all()
+        ):
+            return self.read(slots, rows, whole)[:, lanes]
+        return self.read(slots, rows, lanes)
+
+    def feed(self, tokens: torch.Tensor, going_on: Bools, lanes: slice) -> torch.Tensor:
+        """Add drafted tokens (rows, 1); logits (rows, l, vocab) of those that follow.
+
+        Args:
+            tokens: one for each row.
+            going_on: (rows,) whether the row's draft goes on with it.
+            lanes: as given to `start`.
+        """
+        ahead = self._seen[:, lanes] + self._fed[:, lanes]
+        if ahead.shape[1] > 1:
+            tokens = tokens.repeat_interleave(ahead.shape[1], dim=0)
+        logits = self._forward(tokens, ahead, lanes)
+        self._keep_state(slice(None), 0)
+        self._fed[:, lanes] += going_on[:, None]
+        return _by_lane(logits[:, 0], ahead.shape)
+
+    def signs(self, sure: Confidence) -> torch.Tensor:
+        """What the governor is told (signs, rows) of the next tokens: confidence, entropy."""
+        return self._signs(sure, self._state)
 
     def _signs(self, sure: Confidence, states: torch.Tensor) -> torch.Tensor:
-        """What the governor is told (signs, ...) of drafts with these states (..., hidden)."""
         likely = sure.largest if self._head is None else self._head(states)
         if self._governor.wants_entropy:
             return torch.stack([likely, sure.entropy()])
         return likely[None]
 
-    def _stop(self, step_id: int, draft_len: Longs, signs: list[HostCopy]) -> Longs:
-        """Ask the governor which rows end here, before a token is drawn from these scores."""
-        # A GPU is kept busy by asking about the step before the one that runs now.
-        lag = 1 if self._texts.tokens.is_cuda else 0
-        position = len(signs) - lag
-        if position < 1:
-            return draft_len
-        going_on = np.flatnonzero(draft_len > len(signs))
-        if len(going_on) == 0:
-            return draft_len
-        known = signs[position - 1].get()[:, going_on].astype(np.float64)
-        stopped = self._governor.stop(step_id, going_on, position, *known)
-        if stopped.any():
-            draft_len = draft_len.copy()
-            draft_len[going_on[stopped]] = len(signs)
-        return draft_len
-
     def settle(self, num_accepted: Longs) -> None:
         """Keep what the cache holds of the accepted tokens (rows,)."""
         self.has_read = False
         if self._drafted:
-            self._seen = self._seen + np.minimum(num_accepted, self._fed)
+            self._seen = self._seen + np.minimum(num_accepted[:, None], self._fed)
             self._drafted = False
 
 
-def _by_sign(signs: list[HostCopy]) -> Iterator[tuple[NDArray[np.float32], ...]]:
-    """Copies (signs, rows) of several steps, by sign."""
-    return zip(*(sign.get() for sign in signs), strict=True)
+def _by_lane(logits: torch.Tensor, shape: tuple[int, ...]) -> torch.Tensor:
+    """Logits (rows * l, ...) as (rows, l, ...)."""
+    return logits.view(*shape, *logits.shape[1:])
+
+
+def _check_ends(prompts: list[Longs], viewed: list[ViewedPrompt]) -> None:
+    """Refuse views that end in something else than their prompts: what follows is read alike."""
+    for prompt, view in zip(prompts, viewed, strict=True):
+        if len(view.tokens) == 0 or view.tokens[-1] != prompt[-1]:
+            raise HostError(
+                "expected prompts that end in text, but an image or a caption stands last in one; "
+                "put the question or an instruction after it"
+            )

@@ -25,7 +25,7 @@ from transformers.generation.utils import GenerateDecoderOnlyOutput
 
 from flyball.controller.cost_table import CostTable, load_costs
 from flyball.controller.errors import HostError
-from flyball.controller.governor import DraftInfo, Governor, HostInfo
+from flyball.controller.governor import Governor
 from flyball.controller.policy_file import PolicyFile, load_policy
 from flyball.integrations.hf.arguments import with_stop_strings
 from flyball.integrations.hf.assemble import Call, assemble
@@ -39,14 +39,17 @@ from flyball.integrations.hf.checks import (
     check_verification,
 )
 from flyball.integrations.hf.heads import prepare_head
+from flyball.integrations.hf.hosts import as_views, host_info
+from flyball.integrations.hf.images import prompt_images
 from flyball.integrations.hf.loop import Decoding
 from flyball.integrations.hf.prompts import Prompts
 from flyball.integrations.hf.stats import GenerateStats, RoundStats
+from flyball.integrations.hf.views import DraftView
 from flyball.kernels.head import AcceptanceHead
 from flyball.kernels.verify import Verification
 
 if TYPE_CHECKING:
-    Draft: TypeAlias = PreTrainedModel | str
+    Draft: TypeAlias = PreTrainedModel | DraftView | str
 
 _in_use: weakref.WeakKeyDictionary[PreTrainedModel, threading.Lock] = weakref.WeakKeyDictionary()
 
@@ -58,6 +61,7 @@ def govern(
     policy: str | Path | Mapping[str, Any] | PolicyFile | None = None,
     acceptance_head: str | Path | AcceptanceHead | None = None,
     verification: Verification = "standard",
+    tree_width: int = 1,
     costs: str | Path | CostTable | None = None,
     on_round: Callable[[RoundStats], None] | None = None,
 ) -> GovernedGenerate:
@@ -71,14 +75,18 @@ def govern(
 
     Args:
         model: decoder-only target.
-        drafts: small models with the same tokenizer on the same device, and "prompt_lookup" for
-            proposals from the text itself. With several the governor picks one for each text and
-            round; with none it decodes plainly.
+        drafts: small models with the same tokenizer on the same device, or views of them (see
+            `DraftView`), and "prompt_lookup" for proposals from the text itself. With several the
+            governor picks one for each text and round, or, where the policy file has a section
+            `ensemble`, lets them draft together, weighted; with none it decodes plainly.
         policy: policy file, its content as a mapping, or None for the default policy.
         acceptance_head: predicts from the draft model's hidden states what the target accepts, in
             place of the draft's largest probability; an `AcceptanceHead` or its file.
         verification: of sampled drafts: "standard", token by token, or "block", which keeps at
             least as many of them on average (see `verify_block`). Greedy drafts know one way.
+        tree_width: candidates at each drafted position, all verified in one forward: 1 for a
+            chain, 2 or 3 for a tree, whose further candidates take over where the first is
+            rejected. Where logits processors look at the text, drafts are chains all the same.
         costs: cost table, or its file, to decide by instead of by measured seconds: the same
             prompts then meet the same decisions, on any machine.
         on_round: called after every round with what it did.
@@ -89,14 +97,13 @@ def govern(
         CostTableError: the cost table cannot be used; likewise.
     """
     check_list(drafts)
-    infos = tuple(
-        DraftInfo(draft, steps=False) if isinstance(draft, str) else DraftInfo(f"model {number}")
-        for number, draft in enumerate(drafts)
-    )
-    host = HostInfo(engine_id="transformers", drafts=infos)
+    file = load_policy(policy)
+    host = host_info(as_views(drafts), ensemble=file.ensemble is not None)
     frozen = None if costs is None else load_costs(costs)
-    governor = Governor(load_policy(policy), host, costs=frozen)
-    return GovernedGenerate(model, drafts, governor, on_round, acceptance_head, verification)
+    governor = Governor(file, host, costs=frozen)
+    return GovernedGenerate(
+        model, drafts, governor, on_round, acceptance_head, verification, tree_width
+    )
 
 
 class GovernedGenerate:
@@ -117,14 +124,16 @@ class GovernedGenerate:
         on_round: Callable[[RoundStats], None] | None = None,
         acceptance_head: str | Path | AcceptanceHead | None = None,
         verification: Verification = "standard",
+        tree_width: int = 1,
     ) -> None:
         check_model(model, "target")
         check_drafts(model, drafts)
-        check_verification(verification)
+        check_verification(verification, tree_width)
         self._model = model
-        self._drafts = tuple(drafts)
-        self._head = prepare_head(acceptance_head, drafts)
+        self._drafts = as_views(drafts)
+        self._head = prepare_head(acceptance_head, self._drafts)
         self._verification: Verification = verification
+        self._tree_width = tree_width
         self._on_round = on_round
         self._stats = GenerateStats()
         self._closed = False
@@ -160,6 +169,7 @@ class GovernedGenerate:
         logits_processor: LogitsProcessorList,
         stopping_criteria: StoppingCriteriaList,
         generation_config: GenerationConfig,
+        draft_inputs: Mapping[str, Any] | None = None,
         **model_kwargs: Any,
     ) -> torch.Tensor | GenerateDecoderOnlyOutput:
         """Decode as `custom_generate`; transformers calls this with everything prepared.
@@ -170,6 +180,7 @@ class GovernedGenerate:
             logits_processor: applied at every verified and drafted position.
             stopping_criteria: asked for every prefix.
             generation_config: prepared configuration.
+            draft_inputs: as for `generate`.
             **model_kwargs: attention mask, cache and the like.
 
         Returns:
@@ -177,7 +188,7 @@ class GovernedGenerate:
         """
         prepared = (input_ids, logits_processor, stopping_criteria, generation_config)
         with self._exclusive():
-            return self._decode(model, *prepared, **model_kwargs)
+            return self._decode(model, *prepared, draft_inputs=draft_inputs, **model_kwargs)
 
     def generate(
         self,
@@ -186,12 +197,16 @@ class GovernedGenerate:
         streamer: BaseStreamer | None = None,
         stop_strings: str | Sequence[str] | None = None,
         tokenizer: Any = None,
+        draft_inputs: Mapping[str, Any] | None = None,
         **settings: Any,
     ) -> torch.Tensor | GenerateDecoderOnlyOutput:
         """The model's `generate`, with the same arguments and the same output.
 
         Args:
             inputs: (rows, prompt) token ids, or as keyword `input_ids`.
+            draft_inputs: for drafts that see images: "pixel_values", the target's by default, and
+                "captions", for each row a list of token ids for each of its images, which stand in
+                their places.
             streamer: gets the prompt, every accepted token, and its end, also after an error.
             stop_strings: texts end where one of these stands.
             tokenizer: needed for stop_strings.
@@ -199,7 +214,11 @@ class GovernedGenerate:
         """
         try:
             settings = with_stop_strings(settings, stop_strings, tokenizer)
-            decode = functools.partial(self._decode, token_streamer=streamer)
+            pixels = settings.get("pixel_values")  # for drafts too, unless they get their own
+            draft_inputs = {"pixel_values": pixels, **(draft_inputs or {})}
+            decode = functools.partial(
+                self._decode, token_streamer=streamer, draft_inputs=draft_inputs
+            )
             with self._exclusive():
                 result: torch.Tensor | GenerateDecoderOnlyOutput = self._model.generate(
                     inputs, custom_generate=decode, **settings
@@ -267,7 +286,7 @@ class GovernedGenerate:
             **model_kwargs: Any,
         ) -> torch.Tensor:
             check_call(self._model, model, input_ids, generation_config, model_kwargs)
-            check_prepared(input_ids, generation_config)
+            check_prepared(input_ids, generation_config, model_kwargs)
             prompts = Prompts.prepared(
                 input_ids, None, logits_processor, stopping_criteria, generation_config
             )
@@ -289,6 +308,7 @@ class GovernedGenerate:
         stopping_criteria: StoppingCriteriaList,
         generation_config: GenerationConfig,
         token_streamer: BaseStreamer | None = None,
+        draft_inputs: Mapping[str, Any] | None = None,
         **model_kwargs: Any,
     ) -> torch.Tensor | GenerateDecoderOnlyOutput:
         check_call(self._model, model, input_ids, generation_config, model_kwargs)
@@ -298,8 +318,15 @@ class GovernedGenerate:
                 raise HostError(f"expected one text with a streamer, but got {rows}; leave it out")
             token_streamer.put(input_ids.cpu())
         mask = model_kwargs.get("attention_mask")
+        images = prompt_images(
+            model,
+            input_ids,
+            model_kwargs,
+            draft_inputs,
+            generation_config.num_return_sequences or 1,
+        )
         prompts = Prompts.prepared(
-            input_ids, mask, logits_processor, stopping_criteria, generation_config
+            input_ids, mask, logits_processor, stopping_criteria, generation_config, images
         )
         on_token = None if token_streamer is None else functools.partial(_put, token_streamer)
         with torch.inference_mode():
@@ -344,7 +371,7 @@ class GovernedGenerate:
             self._model,
             self._drafts,
             self.governor,
-            Call(num_rows, config, queue, first, together, self._verification),
+            Call(num_rows, config, queue, first, together, self._verification, self._tree_width),
             self._stats,
             self._on_round,
             on_token,

@@ -6,20 +6,19 @@ import copy
 from collections.abc import Sequence
 from pathlib import Path
 
-from transformers import PreTrainedModel
-
 from flyball.controller.errors import HostError
+from flyball.integrations.hf.views import DraftView
 from flyball.kernels.head import AcceptanceHead
 
 
 def prepare_head(
-    head: str | Path | AcceptanceHead | None, drafts: Sequence[PreTrainedModel | str]
+    head: str | Path | AcceptanceHead | None, drafts: Sequence[DraftView | str]
 ) -> AcceptanceHead | None:
     """The head on its draft's device; None without one.
 
     Args:
         head: the module, which stays as it is, or its file.
-        drafts: as given to `govern`; a head knows one draft model.
+        drafts: of the governor; a head knows one draft model in one view.
 
     Raises:
         HostError: the file cannot be used, or the head is not one of this draft.
@@ -38,7 +37,7 @@ def prepare_head(
             f"expected an AcceptanceHead or its file as acceptance_head, "
             f"but got {type(head).__name__}"
         )
-    models = [draft for draft in drafts if not isinstance(draft, str)]
+    models = [draft.model for draft in drafts if isinstance(draft, DraftView)]
     if len(models) != 1:
         raise HostError(
             f"expected one draft model with an acceptance_head, but got {len(models)}; "

@@ -11,6 +11,7 @@ from transformers import GenerationConfig, LogitsProcessorList, StoppingCriteria
 
 from flyball.integrations.hf.processors import Processors
 from flyball.integrations.hf.text import Ending
+from flyball.integrations.hf.views import PromptImages
 
 Longs = NDArray[np.int64]
 
@@ -24,12 +25,14 @@ class Prompts:
         num_padding: (texts,) columns of padding.
         ending: when they end.
         processors: of their logits.
+        images: that they show; None without any.
     """
 
     tokens: Longs
     num_padding: Longs
     ending: Ending
     processors: Processors
+    images: PromptImages | None = None
 
     @classmethod
     def prepared(
@@ -39,6 +42,7 @@ class Prompts:
         logits_processor: LogitsProcessorList,
         stopping_criteria: StoppingCriteriaList,
         config: GenerationConfig,
+        images: PromptImages | None = None,
     ) -> Prompts:
         """From what transformers hands to a decoding callable; no mask, no padding."""
         if attention_mask is None:
@@ -50,4 +54,5 @@ class Prompts:
             num_padding=num_padding,
             ending=Ending.prepared(stopping_criteria, config),
             processors=Processors(logits_processor),
+            images=images,
         )

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from flyball.controller.policy_file import load_policy
-from flyball.policies.registry import LENGTH_POLICIES
+from flyball.policies.registry import ENSEMBLE_POLICIES, LENGTH_POLICIES
 
 GOOD = "version: 1\nlength: {policy: static, draft_len: 3}\ntrace: {dir: traces/}\n"
 
@@ -41,7 +41,7 @@ def test_check_of_good_files_exits_with_0(good: Path, flyball: Callable[..., Any
 def test_schema_is_json_schema(flyball: Callable[..., Any]) -> None:
     schema = json.loads(flyball("policy", "schema").out)
     assert schema["$schema"].startswith("https://json-schema.org/")
-    assert {"version", "length", "trace"} <= set(schema["properties"])
+    assert {"version", "length", "ensemble", "trace"} <= set(schema["properties"])
 
 
 def test_show_prints_a_file_that_is_the_same_policy(
@@ -65,7 +65,11 @@ def test_show_of_a_broken_file_is_one_line(tmp_path: Path, flyball: Callable[...
 
 def test_list_holds_every_policy_and_setting(flyball: Callable[..., Any]) -> None:
     rows = json.loads(flyball("policy", "list", "--json").out)
-    assert {row["policy"] for row in rows if row["section"] == "length"} == set(LENGTH_POLICIES)
+    listed = {(row["section"], row["policy"]) for row in rows}
+    assert listed == {
+        *(("length", name) for name in LENGTH_POLICIES),
+        *(("ensemble", name) for name in ENSEMBLE_POLICIES),
+    }
     assert [row["policy"] for row in rows if row["default"]] == ["goodput"]
     table = flyball("policy", "list").out
     for row in rows:

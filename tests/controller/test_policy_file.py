@@ -1,11 +1,12 @@
 from pathlib import Path
 
+import numpy as np
 import pytest
-from policy_sections import length_section
+from policy_sections import ensemble_section, length_section
 
 from flyball.controller.errors import PolicyFileError
 from flyball.controller.policy_file import dump_policy, load_policy, policy_schema
-from flyball.policies.registry import LENGTH_POLICIES
+from flyball.policies.registry import ENSEMBLE_POLICIES, LENGTH_POLICIES
 
 
 def write(folder: Path, text: str, name: str = "policy.yaml") -> Path:
@@ -32,6 +33,22 @@ def test_every_registered_policy_can_be_named(name: str) -> None:
     section = length_section(name)
     policy = load_policy({"version": 1, "length": section}).make_length_policy()
     assert type(policy) is LENGTH_POLICIES[name]
+
+
+@pytest.mark.parametrize("name", ENSEMBLE_POLICIES)
+def test_every_ensemble_policy_can_be_named_dumped_and_made(tmp_path: Path, name: str) -> None:
+    policy = load_policy({"version": 1, "ensemble": ensemble_section(name, 3)})
+    text = dump_policy(policy)
+    assert load_policy(write(tmp_path, text)) == policy
+    assert all(key in text for key in ENSEMBLE_POLICIES[name].Settings.model_fields)
+    made = policy.make_ensemble_policy(3, np.random.default_rng(0))
+    assert type(made) is ENSEMBLE_POLICIES[name]
+    assert made.num_members == 3
+
+
+def test_drafts_are_not_mixed_unless_a_policy_is_named() -> None:
+    assert load_policy(None).ensemble is None
+    assert load_policy(None).make_ensemble_policy(2, np.random.default_rng(0)) is None
 
 
 @pytest.mark.parametrize(
@@ -66,6 +83,11 @@ def test_every_registered_policy_can_be_named(name: str) -> None:
         ("version: 1\ntrace: {dir: 3}\n", "trace.dir: input should be a valid string, but got 3"),
         ("version: 1\ntrace: {dir: ''}\n", "trace.dir: string should have at least 1 character"),
         ("version: 1\ntrace: traces/\n", "expected keys such as 'dir', but got 'traces/'"),
+        ("version: 1\nensemble: {policy: acept}\n", "did you mean 'accept_ascent'?"),
+        ("version: 1\nensemble: {}\n", "ensemble: expected a key 'policy', one of accept_ascent"),
+        ("version: 1\nensemble: equal\n", "expected keys such as 'policy', but got 'equal'"),
+        ("version: 1\nensemble: {policy: equal, equal: 1}\n", "unknown key 'ensemble.equal'"),
+        ("version: 1\nensamble: {policy: equal}\n", "did you mean 'ensemble'?"),
         ("version: 1\n3: 4\n", "keys should be strings"),
         ("version: 7\n", "version: input should be 1, but got 7"),
         ("length: {policy: goodput}\n", "missing key 'version'"),
@@ -108,8 +130,11 @@ def test_a_dumped_policy_names_every_setting_and_loads_as_itself(
 
 def test_the_schema_names_every_policy_and_section() -> None:
     schema = policy_schema()
-    assert set(schema["properties"]) == {"version", "length", "governor", "trace", "reload"}
+    sections = {"version", "length", "ensemble", "governor", "trace", "reload"}
+    assert set(schema["properties"]) == sections
     assert set(schema["properties"]["length"]["discriminator"]["mapping"]) == set(LENGTH_POLICIES)
+    chosen = schema["properties"]["ensemble"]["anyOf"][0]
+    assert set(chosen["discriminator"]["mapping"]) == set(ENSEMBLE_POLICIES)
     assert schema["additionalProperties"] is False
 
 

@@ -75,6 +75,7 @@ def test_bounds_are_reached_and_kept() -> None:
             "no whole numbers",
         ),
         ({"parameters": {"reload": {"choices": [True]}}}, "unknown parameter 'reload'"),
+        ({"parameters": {"ensemble.policy": {"choices": ["equal"]}}}, "known are length"),
         ({"parameters": {"version.x": {"choices": [1]}}}, "unknown parameter 'version.x'"),
         ({"policy": {"version": 1, "length": "static"}}, "space's policy"),
         ({"policy": {"version": 1, "length": None}}, "space's policy"),

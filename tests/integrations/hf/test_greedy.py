@@ -154,8 +154,8 @@ def test_buffers_that_must_grow_all_the_time(monkeypatch: pytest.MonkeyPatch) ->
 make_cache = RowCache.__init__
 
 
-def tiny_cache(cache: RowCache, model: Any, num_rows: int, capacity: int) -> None:
-    make_cache(cache, model, num_rows, 1)
+def tiny_cache(cache: RowCache, model: Any, num_rows: int, capacity: int, *rest: int) -> None:
+    make_cache(cache, model, num_rows, 1, *rest)
 
 
 class EndsAfterToken(StoppingCriteria):

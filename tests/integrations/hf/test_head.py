@@ -13,7 +13,8 @@ from hf_texts import assert_same, pad_left, plain, random_models, random_rows
 from flyball.controller.errors import HostError
 from flyball.demo.loader import HEAD, load_demo
 from flyball.integrations.hf import govern
-from flyball.integrations.hf.draft import ModelDraft, Proposal
+from flyball.integrations.hf.drafts import Drafts
+from flyball.integrations.hf.proposal import Proposal
 from flyball.kernels.head import AcceptanceHead
 
 NEW_TOKENS = 120
@@ -59,10 +60,10 @@ def test_a_head_sees_the_states_that_propose(
     head: Any = gov._head
     lengths = set()
 
-    class Watched(ModelDraft):
-        def propose(self, *args: Any) -> Proposal:
+    class Watched(Drafts):
+        def _draft(self, *args: Any) -> Proposal:
             head.seen.clear()
-            proposal = super().propose(*args)
+            proposal = super()._draft(*args)
             assert len(head.seen) == proposal.tokens.shape[1]
             for state, token in zip(head.seen, proposal.tokens.T, strict=True):
                 logits = draft.get_output_embeddings()(state)
@@ -72,7 +73,7 @@ def test_a_head_sees_the_states_that_propose(
             return proposal
 
     module = sys.modules["flyball.integrations.hf.assemble"]
-    monkeypatch.setattr(module, "ModelDraft", Watched)
+    monkeypatch.setattr(module, "Drafts", Watched)
     inputs = pad_left(random_rows(batch_size), 0)
     expected = target.generate(**inputs, max_new_tokens=80, do_sample=False)
     out = gov.generate(**inputs, max_new_tokens=80, do_sample=False)

@@ -1,15 +1,12 @@
 """Sampling through the governed loop is exact: chi-square against full enumeration.
 
-All texts of LENGTH tokens over a vocabulary of VOCAB are enumerated with the target's processed
+All texts of a few tokens over a tiny vocabulary are enumerated with the target's processed
 probabilities; at least 200,000 texts are drawn through a warmed governor. Each test has a
 false-alarm rate of 1e-4; seeds are fixed and the costs are a fixed table, so it repeats exactly.
 """
 
 from __future__ import annotations
 
-import copy
-import itertools
-from collections import deque
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
@@ -19,88 +16,38 @@ import pytest
 import torch
 from hf_texts import shuffle_drafts
 from policy_sections import length_section
-from text_statistics import SteppedCost, count_texts, p_value
-from transformers import LogitsProcessorList, TemperatureLogitsWarper, TopPLogitsWarper
+from sampled_texts import (
+    FALSE_ALARM_RATE,
+    PROMPT,
+    VOCAB,
+    WARPERS,
+    draw_counts,
+    draw_counts_from_a_queue,
+    expected_probs,
+    noisy,
+)
+from text_statistics import SteppedCost, p_value
 
 from flyball.controller.governor import DraftInfo, Governor, HostInfo
 from flyball.controller.policy_file import load_policy
-from flyball.integrations.hf import loop
-from flyball.integrations.hf.draft import ModelDraft, Proposal
+from flyball.integrations.hf import verdict
+from flyball.integrations.hf.drafts import Drafts
 from flyball.integrations.hf.govern import GovernedGenerate
+from flyball.integrations.hf.proposal import Proposal
 from flyball.kernels.head import AcceptanceHead
 from flyball.policies.registry import LENGTH_POLICIES
 
-VOCAB, LENGTH, ROWS, CALLS = 5, 5, 4000, 50
-FALSE_ALARM_RATE = 1e-4
-PROMPT = [1, 3]
-WARPERS: dict[str, dict[str, float]] = {
-    "temperature": {"temperature": 0.7, "top_p": 1.0},
-    "top_p": {"temperature": 1.0, "top_p": 0.9},
-}
 POLICIES = {name: length_section(name, 4) for name in LENGTH_POLICIES}
 POLICIES["heuristic"]["start_draft_len"] = 2
 POLICIES["threshold"]["min_confidence"] = 0.5
 POLICIES["goodput_ragged"] = POLICIES["goodput"]
 
 
-def expected_probs(model: Any, warp: dict[str, float]) -> np.ndarray:
-    """Probability of every text of LENGTH tokens after the prompt, (VOCAB ** LENGTH,)."""
-    texts = torch.tensor(list(itertools.product(range(VOCAB), repeat=LENGTH)))
-    ids = torch.cat([torch.tensor(PROMPT).expand(len(texts), -1), texts], dim=1)
-    with torch.no_grad():
-        logits = model(input_ids=ids).logits[:, len(PROMPT) - 1 : -1].float()
-    warpers = LogitsProcessorList()
-    if warp["temperature"] != 1.0:
-        warpers.append(TemperatureLogitsWarper(warp["temperature"]))
-    if warp["top_p"] < 1.0:
-        warpers.append(TopPLogitsWarper(warp["top_p"]))
-    probs = warpers(ids[:, :1], logits.reshape(-1, VOCAB)).softmax(-1).view(logits.shape)
-    return probs.gather(2, texts[..., None]).squeeze(2).double().prod(dim=1).numpy()
-
-
-def draw_counts(gov: GovernedGenerate, model: Any, warp: dict[str, float]) -> np.ndarray:
-    """How often each text was drawn, after warming the governor."""
-    torch.manual_seed(7)
-    counts = np.zeros(VOCAB**LENGTH)
-    prompt = torch.tensor([PROMPT] * ROWS)
-    for call in range(CALLS + 5):
-        out = model.generate(
-            prompt,
-            attention_mask=torch.ones_like(prompt),
-            do_sample=True,
-            top_k=0,
-            max_new_tokens=LENGTH,
-            custom_generate=gov,
-            **warp,
-        )
-        if call >= 5:
-            counts += count_texts(out.numpy()[:, len(PROMPT) :], VOCAB)
-    return counts
-
-
-def draw_counts_from_a_queue(
-    gov: GovernedGenerate, model: Any, warp: dict[str, float]
-) -> np.ndarray:
-    """The same where rows that end make room for the next prompts of a queue."""
-    torch.manual_seed(7)
-    settings = {"do_sample": True, "top_k": 0, **warp}
-    prompts, config = gov._prepare(PROMPT, LENGTH, settings)
-    with torch.inference_mode():
-        queue = deque([lambda: prompts] * (CALLS * ROWS))
-        texts = gov._assemble(ROWS, config, queue, prompts).run()
-    return count_texts(np.stack(texts)[:, len(PROMPT) :], VOCAB)
-
-
 @pytest.fixture(scope="module")
 def pair(tiny: Any) -> tuple[Any, Any]:
     """A target, and a draft that is the target with noise on its weights."""
     target = tiny(2, VOCAB, seed=1, spread=0.4)
-    draft = copy.deepcopy(target)
-    generator = torch.Generator().manual_seed(2)
-    with torch.no_grad():
-        for weight in draft.parameters():
-            weight += 0.25 * weight.std() * torch.randn(weight.shape, generator=generator)
-    return target, draft
+    return target, noisy(target, 2)
 
 
 def make_gov(
@@ -185,11 +132,11 @@ def test_goodput_really_varies_its_lengths(pair: tuple[Any, Any]) -> None:
     assert len(set(seen)) >= 4
 
 
-class TrimsOnDrawnToken(ModelDraft):
+class TrimsOnDrawnToken(Drafts):
     """Mutant: a drawn token that the draft found unlikely is not verified."""
 
-    def propose(self, *args: Any) -> Proposal:
-        proposal = super().propose(*args)
+    def _draft(self, *args: Any) -> Proposal:
+        proposal = super()._draft(*args)
         assert proposal.probs is not None
         drawn = proposal.probs.gather(2, proposal.tokens[..., None]).squeeze(2).numpy()
         unlikely = (drawn < 0.3) & (np.arange(drawn.shape[1]) < proposal.draft_len[:, None])
@@ -197,7 +144,7 @@ class TrimsOnDrawnToken(ModelDraft):
         return replace(proposal, draft_len=first, confidence=None)
 
 
-class PicksBestLengthAfterwards(ModelDraft):
+class PicksBestLengthAfterwards(Drafts):
     """Mutant: the length is an argmax over the confidences of the finished draft.
 
     With constant steps this happens to be a stopping rule; with a stepped cost whether the first
@@ -205,8 +152,8 @@ class PicksBestLengthAfterwards(ModelDraft):
     after it is 0.044 at temperature 0.7 and 0.048 at top-p 0.9.
     """
 
-    def propose(self, *args: Any) -> Proposal:
-        proposal = super().propose(*args)
+    def _draft(self, *args: Any) -> Proposal:
+        proposal = super()._draft(*args)
         assert proposal.probs is not None
         confidence = proposal.probs.amax(dim=-1).numpy()
         tokens = 1 + confidence.cumprod(axis=1).cumsum(axis=1)
@@ -239,11 +186,11 @@ def mutant(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> I
 
     module = sys.modules["flyball.integrations.hf.assemble"]
     if request.param == "drawn_token":
-        monkeypatch.setattr(module, "ModelDraft", TrimsOnDrawnToken)
+        monkeypatch.setattr(module, "Drafts", TrimsOnDrawnToken)
     elif request.param == "argmax_afterwards":
-        monkeypatch.setattr(module, "ModelDraft", PicksBestLengthAfterwards)
+        monkeypatch.setattr(module, "Drafts", PicksBestLengthAfterwards)
     else:
-        monkeypatch.setattr(loop, "verify_sampled", residual_of_another_q)
+        monkeypatch.setattr(verdict, "verify_sampled", residual_of_another_q)
     yield request.param
 
 

@@ -1,0 +1,121 @@
+"""What a round showed of an ensemble's members, on its way to the governor."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from flyball.controller.contract import Plan, Wanted
+from flyball.controller.governor import Governor
+from flyball.integrations.hf.device import HostCopy, upload
+from flyball.integrations.hf.proposal import Proposal
+from flyball.kernels import mix as kernels
+
+Ints = NDArray[np.int32]
+Longs = NDArray[np.int64]
+
+
+class EvidenceInbox:
+    """Compares members with the target on the device, and hands the result on.
+
+    From a GPU a round later: the host does not wait for it.
+
+    Args:
+        governor: told of the members.
+        do_sample: whether tokens are drawn.
+    """
+
+    def __init__(self, governor: Governor, do_sample: bool) -> None:
+        self._governor = governor
+        self._do_sample = do_sample
+        self._pending: _Pending | None = None
+
+    def put(
+        self, plan: Plan, slots: Ints, proposal: Proposal, observed: Longs, scores: torch.Tensor
+    ) -> None:
+        """Compare what a round's members said with the target.
+
+        Args:
+            plan: of the round.
+            slots: (rows,) requests.
+            proposal: of the round.
+            observed: (rows,) drafted positions whose outcome was seen.
+            scores: (rows, K + 1, vocab) the target's, processed.
+        """
+        members, drawn = proposal.members, proposal.drawn
+        if members is None or drawn is None or plan.wanted is None:
+            return
+        width = len(members.probs)
+        row, column = np.nonzero((np.arange(width) < observed[:, None]) & drawn[:, None])
+        if len(row) == 0:
+            return
+        at = (upload(row, scores.device), upload(column, scores.device))
+        p = scores[at].softmax(dim=-1)
+        q, present = torch.stack(members.probs, 1)[at], torch.stack(members.present, 1)[at]
+        overlap = kernels.overlap(p, q, present, greedy=not self._do_sample)
+        kind = plan.wanted.evidence
+        values = None
+        if kind == "overlap":
+            values = overlap
+        elif kind == "ascent":
+            values = kernels.ascent(p, q, torch.stack(members.mixture, 1)[at], present)
+        elif kind == "divergence":
+            values = kernels.divergence(p, q, present)
+        elif kind == "grid":
+            values = _grid(p, q, present, plan.wanted)
+        self._pending = _Pending(
+            plan.step_id,
+            slots,
+            (row, column),
+            width,
+            HostCopy(overlap),
+            kind,
+            None if values is None else HostCopy(values),
+        )
+        if not scores.is_cuda:
+            self.empty()
+
+    def empty(self) -> None:
+        """Hand on what is there."""
+        pending, self._pending = self._pending, None
+        if pending is None:
+            return
+        found = pending.overlap.get().astype(np.float64)
+        overlap = np.full((len(pending.slots), pending.width, found.shape[1]), np.nan)
+        overlap[pending.at] = found
+        values = None if pending.values is None else pending.values.get().astype(np.float64)
+        self._governor.weigh(
+            pending.step_id,
+            pending.slots,
+            overlap,
+            pending.at[0],
+            pending.kind,
+            values,
+            self._do_sample,
+        )
+
+
+def _grid(p: torch.Tensor, q: torch.Tensor, present: torch.Tensor, wanted: Wanted) -> torch.Tensor:
+    """Hits and, where they are wanted, divergences (N, vectors, 2) of a grid of weights."""
+    grid = upload(wanted.grid, p.device)
+    hits = kernels.grid_hits(p, q, grid, present)
+    kl = torch.full_like(hits, torch.nan)
+    if wanted.reads_kl:
+        kl = kernels.grid_kl(p, q, grid, present)
+    return torch.stack([hits, kl], dim=-1)
+
+
+@dataclass(frozen=True)
+class _Pending:
+    """Comparisons that are on their way to the host."""
+
+    step_id: int
+    slots: Ints
+    at: tuple[Longs, Longs]
+    width: int
+    overlap: HostCopy
+    kind: str | None
+    values: HostCopy | None

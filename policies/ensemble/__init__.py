@@ -1,0 +1,1 @@
+"""Which drafts to mix, with which weights."""
