@@ -10,13 +10,16 @@ from typing import Any
 import numpy as np
 import torch
 
-from flyball.controller.governor import Plan
+from flyball.controller.governor import Governor, Plan
+from flyball.controller.policy_file import load_policy
 from flyball.demo.vlm_data import VlmPrompt
 from flyball.demo.vlm_loader import VlmModels, left_padded
 from flyball.integrations.hf import DraftView, GovernedGenerate, govern
+from flyball.integrations.hf.hosts import host_info
+from flyball.integrations.hf.views import Image
 from flyball.policies.registry import ENSEMBLE_POLICIES
 
-VIEWS = ("own", "none", "pooled", "caption")
+VIEWS: tuple[Image, ...] = ("own", "none", "pooled", "caption")
 DEFAULT = "accept_ascent"
 DRAFT_LEN = 5  # as TABED's
 RULES = tuple(name for name in ENSEMBLE_POLICIES if name != "static")
@@ -42,9 +45,9 @@ class Made:
 Mode = Callable[[VlmPrompt, int, bool], Made]
 
 
-def governed(models: VlmModels, views: tuple[str, ...], **settings: Any) -> GovernedGenerate:
+def governed(models: VlmModels, views: tuple[Image, ...], **settings: Any) -> GovernedGenerate:
     """The governed target with these views of the draft."""
-    drafts = [DraftView(models.draft, image=view) for view in views]  # type: ignore[arg-type]
+    drafts = [DraftView(models.draft, image=view) for view in views]
     return govern(models.target, drafts, **settings)
 
 
@@ -54,17 +57,25 @@ def static(draft_len: int = DRAFT_LEN, **sections: Any) -> dict[str, Any]:
     return {"version": 1, "length": length, **sections}
 
 
-def together(gov: GovernedGenerate) -> GovernedGenerate:
+class Together(Governor):
     """All members draft in every round, whatever it costs."""
-    plan, ensemble = gov.governor.plan, len(gov.governor._host.drafts) - 1
 
-    def planned(*args: Any, **rest: Any) -> Plan:
-        found = plan(*args, **rest)
-        lengths = np.full_like(found.draft_len, DRAFT_LEN)
-        return replace(found, draft=np.full_like(found.draft, ensemble), draft_len=lengths)
+    def plan(self, *args: Any, **rest: Any) -> Plan:
+        """The plan with the ensemble's draft and the largest length."""
+        found = super().plan(*args, **rest)
+        ensemble = len(self._host.drafts) - 1
+        return replace(
+            found,
+            draft=np.full_like(found.draft, ensemble),
+            draft_len=np.full_like(found.draft_len, DRAFT_LEN),
+        )
 
-    gov.governor.plan = planned  # type: ignore[method-assign]
-    return gov
+
+def together(models: VlmModels, ensemble: dict[str, Any], **settings: Any) -> GovernedGenerate:
+    """The governed target with all views, which always draft together, weighted by a policy."""
+    views = [DraftView(models.draft, image=view) for view in VIEWS]
+    governor = Together(load_policy(static(ensemble=ensemble)), host_info(views, ensemble=True))
+    return GovernedGenerate(models.target, views, governor, **settings)
 
 
 def run(gov: GovernedGenerate) -> Mode:
@@ -130,20 +141,16 @@ def modes(models: VlmModels, mixture: Any) -> dict[str, Mode]:
     for view in VIEWS:
         found[view] = run(governed(models, (view,), policy=static()))
     for name in RULES:
-        gov = governed(models, VIEWS, policy=static(ensemble={"policy": name}))
-        found[name] = run(together(gov))
+        found[name] = run(together(models, {"policy": name}))
     best = {"policy": "static", "weights": np.asarray(mixture).tolist()}
-    gov = governed(models, VIEWS, policy=static(ensemble=best))
-    found["best mixture"] = run(together(gov))
+    found["best mixture"] = run(together(models, best))
     section = {"policy": DEFAULT}
     for width in (2, 3):
-        tree = governed(models, VIEWS, policy=static(ensemble=section), tree_width=width)
-        found[f"{DEFAULT}, width {width}"] = run(together(tree))
+        found[f"{DEFAULT}, width {width}"] = run(together(models, section, tree_width=width))
         for view in VIEWS:
             gov = governed(models, (view,), policy=static(), tree_width=width)
             found[f"{view}, width {width}"] = run(gov)
-    block = governed(models, VIEWS, policy=static(ensemble=section), verification="block")
-    found[f"{DEFAULT}, block"] = run(together(block))
+    found[f"{DEFAULT}, block"] = run(together(models, section, verification="block"))
     return found
 
 

@@ -75,7 +75,7 @@ def read_texts(
             images = PromptImages(IMAGE_ID, np.array([len(pixels)]), {}, pixels, captions)
         members = []
         for view in VIEWS:
-            seen = DraftView(models.draft, image=view)  # type: ignore[arg-type]
+            seen = DraftView(models.draft, image=view)
             own = view_prompts(seen, [np.array(prompt.input_ids)], images)
             before = embed(models.draft, own, len(own[0].tokens))
             after = models.draft.get_input_embeddings()(text[None])
@@ -103,6 +103,7 @@ class Walk:
             accepted with the weights in force.
         text: (positions,) number of the text.
         place: (positions,) of the token in its text.
+        weights: (rounds, members) in force.
     """
 
     num_rounds: int
@@ -110,6 +111,7 @@ class Walk:
     acceptance: Floats
     text: NDArray[np.int64]
     place: NDArray[np.int64]
+    weights: Floats
 
     @property
     def block_efficiency(self) -> float:
@@ -123,11 +125,14 @@ def walk(policy: EnsemblePolicy, texts: Sequence[ReadText], sampled: bool) -> Wa
     slots, nobody = np.zeros(1, np.int32), np.zeros(1, np.int64)
     num_rounds = num_tokens = 0
     seen: list[Floats] = []
+    weights_of: list[Floats] = []
     for text in texts:
         policy.admit(slots)
         position, whole = 0, np.zeros(len(text.tokens))
         while position < len(text.tokens):
-            weights = torch.from_numpy(policy.decide(slots, sampled)).float()
+            decided = policy.decide(slots, sampled)
+            weights_of.append(decided[0])
+            weights = torch.from_numpy(decided).float()
             # One position more than is drafted, for the token that follows the draft.
             at = slice(position, min(position + DRAFT_LEN + 1, len(text.tokens)))
             q = text.q[at]
@@ -151,6 +156,7 @@ def walk(policy: EnsemblePolicy, texts: Sequence[ReadText], sampled: bool) -> Wa
         np.concatenate(seen),
         np.repeat(np.arange(len(seen)), list(map(len, seen))),
         np.concatenate([np.arange(len(part)) for part in seen]),
+        np.array(weights_of),
     )
 
 
@@ -166,17 +172,10 @@ def _evidence(
     p, q, mixture = text.p[at][:observed], text.q[at][:observed], mixture[:observed]
     if kind is None:
         return None
-    if kind == "overlap":
-        found = kernels.overlap(p, q, greedy=not sampled)
-    elif kind == "ascent":
-        found = kernels.ascent(p, q, mixture)
-    elif kind == "divergence":
-        found = kernels.divergence(p, q)
-    else:
-        grid = torch.from_numpy(policy.grid).float()
-        hits = kernels.grid_hits(p, q, grid)
-        kl = kernels.grid_kl(p, q, grid) if policy.reads_kl else torch.full_like(hits, torch.nan)
-        found = torch.stack([hits, kl], dim=-1)
+    grid = torch.from_numpy(policy.grid).float()
+    found = kernels.evidence(
+        kind, p, q, mixture, None, grid, greedy=not sampled, reads_kl=policy.reads_kl
+    )
     values: Floats = found.double().numpy()
     return values
 

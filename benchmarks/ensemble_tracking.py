@@ -92,22 +92,6 @@ def _shares(own: Walk, fixed: dict[str, Walk], order: list[tuple[str, int]]) -> 
     return result
 
 
-class _Watched:
-    """A policy whose weights are noted, once for each round."""
-
-    def __init__(self, policy: EnsemblePolicy) -> None:
-        self._policy = policy
-        self.weights: list[Any] = []
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._policy, name)
-
-    def decide(self, slots: Any, sampled: bool) -> Any:
-        weights = self._policy.decide(slots, sampled)
-        self.weights.append(weights[0])
-        return weights
-
-
 def draw(texts: Texts, path: Path) -> None:
     """Write a picture of the weights round by round, scenarios one after the other."""
     import matplotlib
@@ -118,13 +102,18 @@ def draw(texts: Texts, path: Path) -> None:
     figure, axes = plt.subplots(2, 2, figsize=(11, 5), sharey=True, constrained_layout=True)
     for row, rule in enumerate(("accept_ascent", "tabed")):
         for column, sampled in enumerate((False, True)):
-            axis, watched, ends = axes[row, column], _Watched(make(rule)), []
-            for name, number in schedule(texts, sampled, run=4)[: 4 * len(SCENARIOS)]:
-                walk(watched, [texts[sampled, name][number]], sampled)  # type: ignore[arg-type]
-                ends.append((name, len(watched.weights)))
-            axis.stackplot(
-                np.arange(len(watched.weights)), np.array(watched.weights).T, labels=VIEWS
-            )
+            axis, policy = axes[row, column], make(rule)
+            order = schedule(texts, sampled, run=4)[: 4 * len(SCENARIOS)]
+            parts = [
+                walk(policy, [texts[sampled, name][number]], sampled).weights
+                for name, number in order
+            ]
+            ends = [
+                (name, int(end))
+                for (name, _), end in zip(order, np.cumsum(list(map(len, parts))), strict=True)
+            ]
+            weights = np.concatenate(parts)
+            axis.stackplot(np.arange(len(weights)), weights.T, labels=VIEWS)
             start = 0
             for name in SCENARIOS:
                 end = max(place for other, place in ends if other == name)

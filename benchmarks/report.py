@@ -196,7 +196,7 @@ def _plain(value: object) -> Any:
     if isinstance(value, Ratio):
         return asdict(value)
     if isinstance(value, Path):
-        return str(value)
+        return value.name  # where it lay on this machine is nobody's business
     raise TypeError(f"expected a value that JSON can hold, but got {type(value).__name__}")
 
 

@@ -18,9 +18,10 @@ from transformers.utils import logging
 from benchmarks import report
 from flyball.demo.loader import load_demo
 from flyball.integrations.hf import govern
+from flyball.kernels.verify import Verification
 
 LENGTHS = (1, 2, 4, 8)
-WAYS = ("standard", "block")
+WAYS: tuple[Verification, ...] = ("standard", "block")
 RESAMPLES = 2000
 COLUMNS = (
     "draft_len", "rounds", "standard", "block", "gain", "gain_low", "gain_high", "speed",
@@ -49,10 +50,7 @@ def _measure(length: int, arguments: argparse.Namespace) -> dict[str, Any]:
         for text in texts[: 3 if arguments.quick else 16]
     ]
     policy = {"version": 1, "length": {"policy": "static", "draft_len": length}}
-    govs = [
-        govern(models.target, [models.draft], policy=policy, verification=way)  # type: ignore[arg-type]
-        for way in WAYS
-    ]
+    govs = [govern(models.target, [models.draft], policy=policy, verification=way) for way in WAYS]
     rng = np.random.default_rng([arguments.seed_base, length])
     torch.manual_seed(int(rng.integers(2**31)))
     # Of each prompt and way: rounds, accepted tokens, new tokens, seconds.

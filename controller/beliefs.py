@@ -10,9 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flyball.controller.choice import Choice, Ways, WaysWithOffers
-from flyball.controller.contract import Cost, HostInfo, Offer, Outcomes
+from flyball.controller.contract import Cost, HostInfo, Offer, Outcomes, cost_kinds
 from flyball.controller.guard import BadAnswerError, Guard
 from flyball.controller.look import MOST_UNREAD, Costs, Look
+from flyball.controller.member_readings import MemberReadings
 from flyball.controller.price import PriceCorrection, quote
 from flyball.controller.stretch import Knowledge
 from flyball.estimators.cost import CostEstimator
@@ -28,7 +29,6 @@ Ints = NDArray[np.int32]
 _COST_ROUNDS = 16  # rounds after which a new plan takes in what costs were measured
 # Rounds without the ensemble after which it is tried: what it would have done shows nowhere else.
 _TRIAL_ROUNDS, _TRIAL_LEN = 64, 4
-_HELD_ROUNDS = 8  # of what members would have proposed
 
 
 @dataclass(slots=True)
@@ -61,15 +61,10 @@ class Beliefs:
         self._guard = guard
         self._stepping = [i for i, draft in enumerate(host.drafts) if draft.steps]
         infos = [host.drafts[i] for i in self._stepping]
-        kinds = [
-            (info.kind is None, i if info.kind is None else info.kind)
-            for i, info in zip(self._stepping, infos, strict=True)
-        ]
-        known = list(dict.fromkeys(kinds))
-        self._kinds = [known.index(kind) for kind in kinds]
+        self._kinds = cost_kinds(infos)
         self._together = next((way for way, info in enumerate(infos) if info.together), None)
         self._num_apart = 0  # rounds since the ensemble drafted
-        self._held: list[tuple[Ints, Floats]] = []  # what members would have proposed
+        self._held = MemberReadings()
         self._num_unused = 0  # costs that no plan has seen yet
         self._num_slots = 0
         self._fill = FillEstimator(max_draft_len)
@@ -104,8 +99,7 @@ class Beliefs:
     def admit(self, slots: Ints) -> None:
         """New requests take these slots (n,)."""
         self._guard.at_work = "acceptance"
-        if self._held:
-            self._read_held()
+        self._read_held()
         self._num_slots = max(self._num_slots, int(slots.max(initial=-1)) + 1)
         for part in self._parts:
             self._learn(part)
@@ -301,17 +295,16 @@ class Beliefs:
 
         Rounds of the same requests are gathered: learning from several at once costs less.
         """
-        held = self._held
-        if held and not np.array_equal(held[0][0], slots):
+        if not self._held.takes(slots):
             self._read_held()
-        held.append((slots, match))
-        if len(held) >= _HELD_ROUNDS:
+        self._held.add(slots, match)
+        if self._held.full:
             self._read_held()
 
     def _read_held(self) -> None:
-        slots = self._held[0][0]
-        match = np.concatenate([match for _, match in self._held], axis=1)
-        self._held.clear()
+        if not self._held.num_rounds:
+            return
+        slots, match = self._held.take()
         for member in self._stepping:
             if not self._host.drafts[member].together:
                 self.read(slots, match[:, :, member], member)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -37,6 +38,13 @@ class DraftInfo:
     steps: bool = True
     kind: int | None = None
     together: bool = False
+
+
+def cost_kinds(drafts: Sequence[DraftInfo]) -> list[int]:
+    """Kind of each draft, numbered from 0 as they first appear; see `DraftInfo.kind`."""
+    own = [("own", i) if d.kind is None else ("shared", d.kind) for i, d in enumerate(drafts)]
+    known = list(dict.fromkeys(own))
+    return [known.index(kind) for kind in own]
 
 
 @dataclass(frozen=True)

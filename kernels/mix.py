@@ -171,6 +171,40 @@ def grid_kl(
     return torch.cat(parts, dim=1)
 
 
+def evidence(
+    kind: str,
+    p: torch.Tensor,
+    q: torch.Tensor,
+    mixture: torch.Tensor,
+    present: torch.Tensor | None,
+    grid: torch.Tensor,
+    *,
+    greedy: bool,
+    reads_kl: bool,
+) -> torch.Tensor:
+    """What a policy learns from (N, ...), by its name of the kind.
+
+    Args:
+        kind: "overlap", "ascent", "divergence" or "grid", which is hits and KL (N, G, 2).
+        p: (N, vocab) the target's distributions.
+        q: (N, m, vocab) the members'.
+        mixture: (N, vocab) that was drafted from.
+        present: (N, m) bool; None where all are.
+        grid: (G, m) weight vectors.
+        greedy: whether the target decodes greedily.
+        reads_kl: whether KL of the grid is wanted; NaN otherwise.
+    """
+    if kind == "overlap":
+        return overlap(p, q, present, greedy)
+    if kind == "ascent":
+        return ascent(p, q, mixture, present)
+    if kind == "divergence":
+        return divergence(p, q, present)
+    hits = grid_hits(p, q, grid, present)
+    kl = grid_kl(p, q, grid, present) if reads_kl else torch.full_like(hits, torch.nan)
+    return torch.stack([hits, kl], dim=-1)
+
+
 def _single(probs: torch.Tensor) -> torch.Tensor:
     """Half precision as single precision."""
     return probs.float() if probs.element_size() < 4 else probs

@@ -226,7 +226,7 @@ class CachedModel:
             self._step[places] = 0.0
         else:
             self._step = self._block_mask(lengths, 1, num_columns + _STEP_ROOM, device)
-        self._step_lengths = lengths
+        self._step_lengths = lengths.copy()
         mask = self._step[..., :num_columns]
         return mask.contiguous() if mask.is_cuda else mask
 

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from flyball.controller.contract import Plan, Wanted
+from flyball.controller.contract import Plan
 from flyball.controller.governor import Governor
 from flyball.integrations.hf.device import HostCopy, upload
 from flyball.integrations.hf.proposal import Proposal
@@ -56,16 +56,21 @@ class EvidenceInbox:
         p = scores[at].softmax(dim=-1)
         q, present = torch.stack(members.probs, 1)[at], torch.stack(members.present, 1)[at]
         overlap = kernels.overlap(p, q, present, greedy=not self._do_sample)
-        kind = plan.wanted.evidence
+        wanted, kind = plan.wanted, plan.wanted.evidence
         values = None
         if kind == "overlap":
             values = overlap
-        elif kind == "ascent":
-            values = kernels.ascent(p, q, torch.stack(members.mixture, 1)[at], present)
-        elif kind == "divergence":
-            values = kernels.divergence(p, q, present)
-        elif kind == "grid":
-            values = _grid(p, q, present, plan.wanted)
+        elif kind is not None:
+            values = kernels.evidence(
+                kind,
+                p,
+                q,
+                torch.stack(members.mixture, 1)[at],
+                present,
+                upload(wanted.grid, p.device),
+                greedy=not self._do_sample,
+                reads_kl=wanted.reads_kl,
+            )
         self._pending = _Pending(
             plan.step_id,
             slots,
@@ -96,16 +101,6 @@ class EvidenceInbox:
             values,
             self._do_sample,
         )
-
-
-def _grid(p: torch.Tensor, q: torch.Tensor, present: torch.Tensor, wanted: Wanted) -> torch.Tensor:
-    """Hits and, where they are wanted, divergences (N, vectors, 2) of a grid of weights."""
-    grid = upload(wanted.grid, p.device)
-    hits = kernels.grid_hits(p, q, grid, present)
-    kl = torch.full_like(hits, torch.nan)
-    if wanted.reads_kl:
-        kl = kernels.grid_kl(p, q, grid, present)
-    return torch.stack([hits, kl], dim=-1)
 
 
 @dataclass(frozen=True)

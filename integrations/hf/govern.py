@@ -29,13 +29,11 @@ from flyball.controller.governor import Governor
 from flyball.controller.policy_file import PolicyFile, load_policy
 from flyball.integrations.hf.arguments import with_stop_strings
 from flyball.integrations.hf.assemble import Call, assemble
+from flyball.integrations.hf.call_checks import check_call, check_many, check_prepared
 from flyball.integrations.hf.checks import (
-    check_call,
     check_drafts,
     check_list,
-    check_many,
     check_model,
-    check_prepared,
     check_verification,
 )
 from flyball.integrations.hf.heads import prepare_head
