@@ -11,7 +11,8 @@ test: setup vllm
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest  # tiny tensors: a second thread costs a sixth
+	@# Tensors are tiny: a second thread costs a sixth, a second process saves a third.
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 setup: .venv/installed
 
