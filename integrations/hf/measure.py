@@ -17,7 +17,7 @@ from flyball.controller.policy_file import static_policy
 from flyball.integrations.hf.govern import GovernedGenerate, govern
 from flyball.integrations.hf.stats import RoundStats
 
-_MOST = 3.0  # times the median counts a round at most
+_MOST = 3.0  # times the median; what a round takes beyond that is an interruption
 _SKIPPED = 2  # first rounds of a run, which read prompts
 
 
@@ -56,7 +56,9 @@ class _Seconds:
 class CostMeasurement:
     """Decodes prompts with constant lengths and takes means of what the rounds took.
 
-    A round counts at most as three times the median: means, because throughput is made of them.
+    Means, because throughput is made of them. What a round takes beyond three times the median is
+    an interruption of the machine: these meet rounds of all kinds alike and are shared out among
+    all, or a single one would make its own kind look dear.
 
     Args:
         target: to be measured.
@@ -140,6 +142,7 @@ class CostMeasurement:
                 "texts ended before; give --prompts that the target goes on with for longer"
             )
         num_threads = torch.get_num_threads()
+        interrupted = self._interrupted()
         drafting = [self._drafting(batch_size) for batch_size in grid.batch_sizes]
         return CostTable(
             version=1,
@@ -150,13 +153,20 @@ class CostMeasurement:
             batch_sizes=list(grid.batch_sizes),
             verify_lens=[k + 1 for k in grid.draft_lens],
             verify_s=[
-                [_mean(found.verify[n, k]) for k in grid.draft_lens] for n in grid.batch_sizes
+                [interrupted * _mean(found.verify[n, k]) for k in grid.draft_lens]
+                for n in grid.batch_sizes
             ],
-            draft_step_s=[step_s for _, step_s in drafting],
-            draft_start_s=[start_s for start_s, _ in drafting],
-            host_s=[max(0.0, _mean(found.host[n])) for n in grid.batch_sizes],
+            draft_step_s=[interrupted * step_s for _, step_s in drafting],
+            draft_start_s=[interrupted * start_s for start_s, _ in drafting],
+            host_s=[interrupted * max(0.0, _mean(found.host[n])) for n in grid.batch_sizes],
             prompt_token_s=_mean(found.prompt_token),
         )
+
+    def _interrupted(self) -> float:
+        """Seconds of all rounds, over what they are without interruptions."""
+        found = self._found
+        lists = [*found.verify.values(), *found.draft.values(), *found.host.values()]
+        return sum(map(sum, lists)) / sum(len(seconds) * _mean(seconds) for seconds in lists)
 
     def _drafting(self, batch_size: int) -> tuple[float, float]:
         """Seconds of drafting at all, and of a further token: the line through the lengths."""
