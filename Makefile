@@ -11,7 +11,7 @@ test: setup vllm
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	@# Tensors are tiny: a second thread costs a sixth, a second process saves a third.
+	@# Tensors are tiny: a second thread costs a sixth, a second process saves half.
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 setup: .venv/installed

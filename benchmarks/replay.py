@@ -33,9 +33,7 @@ MAX_DRAFT_LEN = 16
 STATIC = (0, 1, 2, 3, 4, 6, 8, 12, 16)
 ADAPTIVE = ("heuristic", "gamma_tune", "threshold", "survival", "thompson", "goodput")
 SHADOWS = "default"
-# As many passes as prompts: the machine's speed changes by a tenth within seconds.
-GRID = Grid(batch_sizes=(1,), draft_lens=(0, 1, 2, 4, 8, 16), num_passes=24)
-FROZEN_PASSES = 3
+GRID = Grid(batch_sizes=(1,), draft_lens=(0, 1, 2, 4, 8, 16))
 COLUMNS = ("policy", "rounds", "real_rounds", "same", "tokens_per_s", "predicted", "ratio")
 
 
@@ -96,8 +94,10 @@ def measure(arguments: argparse.Namespace) -> list[dict[str, Any]]:
     ]
     names = [*(f"static {length}" for length in STATIC), *ADAPTIVE, SHADOWS]
     grid = replace(GRID, num_tokens=num_tokens)
-    frozen = _table(models, prompts, replace(grid, num_passes=FROZEN_PASSES))
+    frozen = _table(models, prompts, grid)
     corpus = _record(models, prompts, num_tokens)
+    # As many passes as prompts: the machine's speed changes by a tenth within seconds.
+    grid = replace(grid, num_passes=len(prompts))
     costs = CostMeasurement(models.target, models.draft, prompts, grid, ("target", "draft"))
     measuring = costs.runs()
     runs = {name: _open(models, name, frozen) for name in names}

@@ -33,10 +33,10 @@ def test_an_interruption_is_shared_out_among_all_rounds(tiny: Any) -> None:
     measured = CostMeasurement(model, model, [[1]], grid, ("target", "draft"))
     measured._found.prompt_token.append(1e-3)
     for draft_len in grid.draft_lens:
-        verify_s = [0.009, 0.011] * 50
+        seconds = [0.009, 0.011] * 50
         if draft_len == 2:
-            verify_s[7] = 2.0  # stopped by something else
-        measured._note(1, draft_len, rounds(draft_len, verify_s))
+            seconds[6] = 2.0  # stopped by something else
+        measured._note(1, draft_len, rounds(draft_len, seconds))
     table = measured.table()
     (verify_s,), (step_s,), (host_s,) = table.verify_s, table.draft_step_s, table.host_s
     assert verify_s == pytest.approx([verify_s[0]] * 3, rel=0.03)
