@@ -10,10 +10,12 @@ from typing import Annotated, Any
 import typer
 
 from flyball.controller.errors import HostError
+from flyball.integrations.vllm.traits import PROBED_WORKER
 
 SCHEDULER = "flyball.integrations.vllm.GovernedScheduler"
 LOOKUP = "flyball.integrations.vllm.lookup.LookupDrafter"
 _NEEDS_MODEL = ("draft_model", "eagle", "eagle3")
+_PROBED = (*_NEEDS_MODEL, "mtp")
 
 
 def length_table(max_draft_len: int, max_num_seqs: int) -> list[tuple[int, int, int]]:
@@ -65,6 +67,9 @@ def vllm_args(
         str | None, typer.Option(help="Folder or name of the draft, for methods with a model.")
     ] = None,
     max_num_seqs: Annotated[int, typer.Option(min=1, help="As for vllm serve.")] = 256,
+    probe: Annotated[
+        bool, typer.Option("--probe", help="Cut drafts where the draft model was unsure.")
+    ] = False,
 ) -> None:
     """Print the flags for `vllm serve` that let POLICY govern it."""
     from flyball.controller.policy_file import load_policy
@@ -78,4 +83,8 @@ def vllm_args(
         "--speculative-config": json.dumps(config, separators=(",", ":")),
         "--additional-config": json.dumps(additional, separators=(",", ":")),
     }
+    if probe:
+        if method not in _PROBED:
+            raise HostError(f"--probe: expected --method {' or '.join(_PROBED)}, but got {method}")
+        flags["--worker-cls"] = PROBED_WORKER
     print(" ".join(f"{name} {shlex.quote(value)}" for name, value in flags.items()))

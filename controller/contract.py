@@ -57,6 +57,7 @@ class HostInfo:
         ragged_ok: whether requests of one step may have different lengths.
         padded: whether verification runs on a rectangle, so that the longest draft sets its cost.
         mid_draft_stop: whether it asks `stop` while it drafts.
+        trims: whether it asks `trim` of drafts that are finished and not verified yet.
         reads: whether its draft reads text that it did not draft, and the host says how the draft
             would have done there.
         feedback_delay: how many later steps may be planned before a step's outcome comes.
@@ -71,6 +72,7 @@ class HostInfo:
     ragged_ok: bool = True
     padded: bool = True
     mid_draft_stop: bool = True
+    trims: bool = False
     reads: bool = True
     feedback_delay: int = 0
     rounds_overlap: bool = False

@@ -90,7 +90,7 @@ class Governor:
 
     @property
     def wants_confidence(self) -> bool:
-        """Whether the policy wants to be asked while drafts are made."""
+        """Whether the policy wants to be asked where drafts end, by how sure they are."""
         return self._seat.wants_confidence
 
     @property
@@ -285,6 +285,32 @@ class Governor:
             ends = np.ones(len(rows), np.bool_)
         step.decision_s += self._clock() - started
         return ends
+
+    def trim(self, step_id: int, rows: Rows, draft_len: Ints, confidence: Floats) -> Ints:
+        """How many tokens of finished drafts to verify, by how sure the draft was of each.
+
+        The same question as `stop`, position by position, where the draft is paid for and only
+        its verification is still to be saved; asked of one plan as often as it is drafted under.
+
+        Args:
+            step_id: of the plan.
+            rows: (m,) rows of the plan, ascending.
+            draft_len: (m,) tokens that may be verified.
+            confidence: (m, >= draft_len) the draft's largest probability by position.
+
+        Returns:
+            (m,) tokens to verify, at least 1 of each draft that has any.
+        """
+        step = self._steps.latest
+        if step.step_id != step_id or step.look is None or not step.can_ask:
+            return draft_len
+        self._guard.at_work = "stop"
+        try:
+            overdue = self._beliefs.overdue(step.look.way)
+            return step.trim(self._seat.ask, rows, draft_len, confidence, overdue)
+        except Exception as error:
+            self._fail(error)
+            return draft_len
 
     def observe(self, outcomes: Outcomes, cost: Cost | None = None) -> None:
         """Learn from a step; may be called late, or never, or with rows missing."""

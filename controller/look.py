@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,6 +34,14 @@ class Look:
     longest_s: float  # of a round
     effects: Floats | None = None  # for stops (2, n, effects); None where nothing steps
     chances: Chances | None = None  # likewise
+    _drafted: View | None = None
+
+    @property
+    def drafted(self) -> View:
+        """The view of drafts that are finished: a token costs its verification alone."""
+        if self._drafted is None:
+            self._drafted = replace(self.view, marginal_s=self.view.verify_marginal_s)
+        return self._drafted
 
 
 class Costs:

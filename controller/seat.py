@@ -27,7 +27,7 @@ class Seat:
     Attributes:
         file: in force.
         policy: the one that is seated; None before it is needed and after a fault.
-        wants_confidence: whether it wants to be asked while drafts are made.
+        wants_confidence: whether it wants to be asked where drafts end, by how sure they are.
         wants_entropy: whether it wants to know entropies then.
         wants_reading: whether it wants skipped text read.
         max_draft_len: largest length that file and host allow.
@@ -54,7 +54,7 @@ class Seat:
         policies = [LENGTH_POLICIES[file.length.policy]]
         if self.follows:
             policies += [type(policy) for policy in shadows.values()]
-        asks = self._host.mid_draft_stop
+        asks = self._host.mid_draft_stop or self._host.trims
         self.wants_confidence = asks and any(policy.stops for policy in policies)
         self.wants_entropy = asks and any(policy.entropies for policy in policies)
         self.wants_reading = any(policy.reads for policy in policies)

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
+from flyball.controller.guard import check_stops
 from flyball.controller.look import Look
 from flyball.policies.length.base import Progress
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int32]
+Bools = NDArray[np.bool_]
 
 
 @dataclass(slots=True)
@@ -41,6 +44,7 @@ class Step:
         position: int,
         confidence: Floats,
         entropy: Floats | None = None,
+        drafted: bool = False,
     ) -> Progress:
         """Where drafts stand after `position`.
 
@@ -49,6 +53,7 @@ class Step:
             position: 1 for the first drafted token.
             confidence: (m,) the draft's largest probability at `position`.
             entropy: (m,) of its distribution there, in nats, if known.
+            drafted: whether the drafts are finished.
         """
         look, standing = self.look, self.standing
         assert look is not None and look.effects is not None and look.chances is not None
@@ -65,7 +70,50 @@ class Step:
         following /= np.maximum(total, 1e-300)
         if entropy is None:
             entropy = np.full(len(rows), np.nan)
-        return Progress(look.view, rows, position, survival, following, confidence, entropy)
+        view = look.drafted if drafted else look.view
+        return Progress(view, rows, position, survival, following, confidence, entropy)
+
+    def trim(
+        self,
+        ask: Callable[[Progress], Bools],
+        rows: NDArray[np.intp],
+        draft_len: Ints,
+        confidence: Floats,
+        overdue: bool,
+    ) -> Ints:
+        """How many tokens (m,) of finished drafts to verify, by the answers to `ask`.
+
+        Unlike in mid-draft, the distribution that the next token was taken from is known; the
+        token itself plays no part (Law 1).
+
+        Args:
+            ask: which drafts end with the token at a position.
+            rows: (m,) rows of the step, ascending.
+            draft_len: (m,) tokens that may be verified.
+            confidence: (m, >= draft_len) the draft's largest probability by position.
+            overdue: whether what follows a first token has to be looked at.
+        """
+        lengths, longest = draft_len.copy(), int(draft_len.max(initial=0))
+        if longest < 2:
+            return lengths
+        self.standing = None
+        survival = self.advance(rows, 1, confidence[:, 0], drafted=True).survival
+        for position in range(1, longest):
+            going = np.flatnonzero(lengths > position)
+            ahead = self.advance(
+                rows[going], position + 1, confidence[going, position], drafted=True
+            )
+            progress = replace(
+                ahead,
+                position=position,
+                survival=survival[going],
+                next_acceptance=ahead.survival / np.maximum(survival[going], 1e-300),
+                confidence=confidence[going, position - 1],
+                overdue=overdue and position == 1,
+            )
+            survival[going] = ahead.survival
+            lengths[going[check_stops(ask(progress), len(going))]] = position
+        return lengths
 
 
 class Steps:

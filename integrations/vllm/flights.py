@@ -21,6 +21,8 @@ from flyball.integrations.vllm.ledger import Ledger
 
 Ints = NDArray[np.int32]
 Bools = NDArray[np.bool_]
+Rows = NDArray[np.intp]
+Floats = NDArray[np.float64]
 
 Counts = dict[str, tuple[int, int]]  # proposed and accepted, by request
 
@@ -41,11 +43,15 @@ class Course:
     draft_len: int
     mean_len: float
     _rows: tuple[list[str], list[int]] = ([], [])  # the latest that were asked for
+    _planned: tuple[list[str], Rows, Rows] | None = None  # likewise
+    _num_joined: int = 0
 
     def join(self, names: Iterable[str]) -> None:
         """Requests that nothing was planned for draft like the average."""
+        before = len(self.lengths)
         self.lengths.update(dict.fromkeys(names, round(self.mean_len)))
-        self._rows = ([], [])
+        self._num_joined += len(self.lengths) - before
+        self._rows, self._planned = ([], []), None
 
     def rows(self, names: list[str]) -> list[int]:
         """Length of each of these requests; it is mostly asked for the same ones again."""
@@ -53,6 +59,16 @@ class Course:
             get = self.lengths.get
             self._rows = (names, [get(name, self.draft_len) for name in names])
         return self._rows[1]
+
+    def planned(self, names: list[str]) -> tuple[Rows, Rows]:
+        """Which of these requests the plan knows, in its order, and their rows in it."""
+        if self._planned is None or names != self._planned[0]:
+            known = itertools.islice(self.lengths, len(self.lengths) - self._num_joined)
+            row_of = {name: row for row, name in enumerate(known)}
+            rows = np.array([row_of.get(name, -1) for name in names], np.intp)
+            which = rows.argsort(kind="stable")[np.count_nonzero(rows < 0) :]
+            self._planned = (names, which, rows[which])
+        return self._planned[1:]
 
 
 @dataclass(slots=True)
@@ -67,6 +83,7 @@ class Flight:
         num_tokens: of them for each request.
         num_drafted: of them drafted before, for requests that have any.
         found: requests, and how many tokens the drafter gave each, where the engine says.
+        sure: requests, and how sure the drafter was of their tokens (requests, tokens), likewise.
         started_s: when it was scheduled.
         ended_s: when its output was taken in.
         idle_after: whether the engine then had nothing to do.
@@ -81,6 +98,7 @@ class Flight:
     num_tokens: Mapping[str, int]
     num_drafted: dict[str, int]
     found: tuple[list[str], list[int]] | None
+    sure: tuple[list[str], Floats] | None
     started_s: float
     ended_s: float = 0.0
     idle_after: bool = False
@@ -194,6 +212,7 @@ def history_of(flights: Sequence[Flight], costs: Sequence[Cost | None], ledger: 
             proposed=proposed,
             accepted=accepted,
             observed=np.minimum(accepted + 1, proposed),
+            confidence=_confidence(flights, names_of, sum(num_rows)),
             exhausted=exhausted,
         ),
         plan_ids,
@@ -227,3 +246,29 @@ def _exhausted(
         for rows in zip(*pairs, strict=True)
     )
     return np.asarray((given < planned) & (proposed == given), np.bool_)
+
+
+def _confidence(
+    flights: Sequence[Flight], names_of: Sequence[list[str]], num_rows: int
+) -> Floats | None:
+    """How sure the drafter was of each token (rows, tokens), for every request in every step.
+
+    None where nobody says, if only in one of the steps.
+    """
+    told = [(flight, names) for flight, names in zip(flights, names_of, strict=True) if names]
+    if not told or any(flight.sure is None and flight.num_drafted for flight, _ in told):
+        return None
+    parts = [flight.sure for flight, _ in told if flight.sure is not None]
+    width = max((part.shape[1] for _, part in parts), default=0)
+    confidence, start = np.full((num_rows, width), np.nan), 0
+    for flight, names in told:
+        stop = start + len(names)
+        if flight.sure is not None:
+            known, part = flight.sure
+            if names != known:
+                row_of = {name: row for row, name in enumerate(known)}
+                part = np.vstack([part, np.full(part.shape[1], np.nan)])
+                part = part[[row_of.get(name, -1) for name in names]]
+            confidence[start:stop, : part.shape[1]] = part
+        start = stop
+    return confidence

@@ -16,6 +16,7 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from flyball.controller.governor import Governor
 from flyball.controller.guard import Guard
@@ -27,6 +28,8 @@ from flyball.integrations.vllm.ledger import Ledger
 from flyball.integrations.vllm.metrics import Publisher
 from flyball.integrations.vllm.step_costs import StepCosts
 from flyball.integrations.vllm.traits import EngineTraits
+
+Floats = NDArray[np.float64]
 
 
 class Pilot:
@@ -81,6 +84,7 @@ class Pilot:
         self._latest: Flight | None = None
         self._counts: Counts = {}
         self._found: tuple[list[str], list[int]] | None = None
+        self._sure: tuple[list[str], Floats] | None = None
         self._hold = Hold()
 
     @property
@@ -141,10 +145,11 @@ class Pilot:
             num_tokens,
             {name: len(draft) for name, draft in drafts.items()},
             self._found,
+            self._sure,
             now_s,
         )
         self._flights.append(self._latest)
-        self._found = None
+        self._found = self._sure = None
         if self.traits.per_step:
             output.num_spec_tokens_to_schedule = course.draft_len
 
@@ -242,8 +247,18 @@ class Pilot:
             self._fail(error)
         self.decision_s += self._clock() - started_s
 
-    def cut(self, names: list[str], drafts: list[list[int]]) -> list[list[int]]:
-        """The finished drafts of a step, each as long as was planned before it was made."""
+    def cut(
+        self, names: list[str], drafts: list[list[int]], confidence: Floats | None = None
+    ) -> list[list[int]]:
+        """The finished drafts of a step, each as long as was planned before it was made.
+
+        Or shorter, where the drafter was unsure.
+
+        Args:
+            names: of the requests.
+            drafts: of each.
+            confidence: (requests, tokens) largest probability of the drafter, if it is known.
+        """
         course = self._course
         if course is None:
             return drafts
@@ -253,12 +268,29 @@ class Pilot:
             given = list(map(len, drafts))
             if self._finds_less:
                 self._found = (names, given)
-            cut = zip(drafts, given, course.rows(names), strict=True)
+            lengths = course.rows(names)
+            if confidence is not None and self.governor.wants_confidence:
+                self._sure = (names, confidence)
+                lengths = self._trimmed(course, names, lengths, confidence)
+            cut = zip(drafts, given, lengths, strict=True)
             drafts = [draft if found <= most else draft[:most] for draft, found, most in cut]
         except Exception as error:
             self._fail(error)
         self.decision_s += self._clock() - started_s
         return drafts
+
+    def _trimmed(
+        self, course: Course, names: list[str], lengths: list[int], confidence: Floats
+    ) -> list[int]:
+        """Lengths without what the drafter was too unsure of; as planned for who joined since."""
+        if course.plan_id is None or not course.draft_len:
+            return lengths
+        which, rows = course.planned(names)
+        trimmed = np.array(lengths, np.int32)
+        trimmed[which] = self.governor.trim(
+            course.plan_id, rows, trimmed[which], confidence[which]
+        )
+        return list(trimmed.tolist())
 
     def count(self, name: str, num_proposed: int, num_accepted: int) -> None:
         """The engine counts what was proposed for a request and accepted."""

@@ -81,7 +81,8 @@ class _Governed(_Observed):
     ) -> None:
         """As the scheduler's own, with drafts cut to what was planned before they were made."""
         names = draft_token_ids.req_ids
-        drafts = self.pilot.cut(names, draft_token_ids.draft_token_ids)
+        sure = getattr(draft_token_ids, "confidence", None)
+        drafts = self.pilot.cut(names, draft_token_ids.draft_token_ids, sure)
         super().update_draft_token_ids(DraftTokenIds(names, drafts), *args, **kwargs)
 
     def _free_request(self, request: Any, *args: Any, **kwargs: Any) -> Any:
@@ -129,11 +130,14 @@ def _choose(base: type, vllm_config: Any, settings: Settings) -> tuple[type | No
     if reason:
         logger.warning("flyball only observes, the engine keeps its draft lengths: %s", reason)
         return _Observed, pilot
+    if traits.probes_in_vain:
+        logger.warning("flyball learns no confidences: %s", traits.probes_in_vain)
+    alike = "each with its own length" if traits.ragged_ok else "alike"
     logger.info(
         "flyball governs: policy %s, %s, up to %d drafted tokens, requests of a step %s",
         settings.policy.length.policy,
         traits.method,
         traits.max_draft_len,
-        "each with its own length" if traits.ragged_ok else "alike",
+        f"{alike}, cut where the drafter is unsure" if traits.probed else alike,
     )
     return _Governed, pilot

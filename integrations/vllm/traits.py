@@ -7,6 +7,8 @@ from typing import Any
 
 from flyball.controller.contract import DraftInfo, HostInfo
 
+PROBED_WORKER = "flyball.integrations.vllm.probe.ProbedWorker"  # value of --worker-cls
+
 # Methods whose drafter takes another number of tokens each step; others always draft the most,
 # and only verification follows the plan.
 _PER_STEP = ("ngram", "draft_model", "eagle", "eagle3", "mtp")
@@ -29,6 +31,8 @@ class EngineTraits:
         asynchronous: whether steps are scheduled before the outcome of the last is known.
         feedback_delay: see `HostInfo`.
         engine: number of the engine among those that serve together.
+        probed: whether workers say how sure the drafter was, and drafts are cut by that.
+        probes_in_vain: why they say it for nothing; empty where they do not.
         observe_only: why lengths have to be left alone; empty where they may be chosen.
     """
 
@@ -42,6 +46,8 @@ class EngineTraits:
     asynchronous: bool
     feedback_delay: int
     engine: int
+    probed: bool
+    probes_in_vain: str
     observe_only: str
 
     def host_info(self) -> HostInfo:
@@ -52,6 +58,7 @@ class EngineTraits:
             ragged_ok=self.ragged_ok,
             padded=not self.ragged_ok,
             mid_draft_stop=False,
+            trims=self.probed,
             reads=False,
             feedback_delay=self.feedback_delay,
             rounds_overlap=True,
@@ -76,17 +83,24 @@ def read_traits(vllm_config: Any) -> EngineTraits | None:
         config.max_model_len for config in (vllm_config.model_config, draft_config) if config
     ]
     asynchronous = bool(vllm_config.scheduler_config.async_scheduling)
+    ragged = free or not graphs.has_full_cudagraphs()
+    probes = vllm_config.parallel_config.worker_cls == PROBED_WORKER
+    in_vain = "" if ragged else "with full CUDA graphs all requests verify alike"
+    if asynchronous:
+        in_vain = "with async scheduling finished drafts do not pass the scheduler"
     return EngineTraits(
         method=str(speculative.method),
         max_draft_len=most,
         per_step=speculative.method in _PER_STEP,
         may_find_less=speculative.method in _MAY_FIND_LESS,
         draft_lens=tuple(sorted(min(length, most) for length in lengths)),
-        ragged_ok=free or not graphs.has_full_cudagraphs(),
+        ragged_ok=ragged,
         drafter_max_len=min(limits),
         asynchronous=asynchronous,
         feedback_delay=vllm_config.max_concurrent_batches + 1,
         engine=int(vllm_config.parallel_config.data_parallel_index),
+        probed=probes and not in_vain,
+        probes_in_vain=in_vain if probes else "",
         observe_only=_why_observe_only(vllm_config, table),
     )
 

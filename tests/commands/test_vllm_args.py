@@ -59,6 +59,15 @@ def test_a_draft_model_is_named_where_the_method_needs_one(
     assert json.loads(found["--speculative-config"])["model"] == "some/draft"
 
 
+def test_a_probe_is_a_worker_class_of_ours(
+    policy: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = ("--method", "draft_model", "--draft-model", "some/draft")
+    assert "--worker-cls" not in flags(capsys, str(policy), *model)
+    worker = flags(capsys, str(policy), *model, "--probe")["--worker-cls"]
+    assert pkgutil.resolve_name(worker).take_draft_token_ids
+
+
 def test_lookup_is_a_class_of_ours(policy: Path, capsys: pytest.CaptureFixture[str]) -> None:
     found = flags(capsys, str(policy), "--method", "lookup")
     config = json.loads(found["--speculative-config"])
@@ -72,6 +81,11 @@ def test_lookup_is_a_class_of_ours(policy: Path, capsys: pytest.CaptureFixture[s
     [
         (["--method", "eagle3"], "flyball: --method eagle3: expected a --draft-model\n"),
         (["--draft-model", "x"], "flyball: --method ngram: expected no --draft-model\n"),
+        (
+            ["--probe"],
+            "flyball: --probe: expected --method draft_model or eagle or eagle3 or mtp, "
+            "but got ngram\n",
+        ),
     ],
 )
 def test_what_does_not_go_together_is_one_line(

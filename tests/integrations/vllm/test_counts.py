@@ -11,16 +11,21 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
+from transformers import LlamaForCausalLM
 from vllm import SamplingParams
 from vllm_engines import Engine, RandomLengths, tiny_llama
 
 from flyball.controller.contract import Outcomes
 from flyball.controller.history import History
+from flyball.integrations.vllm.traits import PROBED_WORKER
 
 METHODS: dict[str, dict[str, Any]] = {
     "ngram": {"prompt_lookup_max": 2, "prompt_lookup_min": 1},
     "draft_model": {},
+    "probed": {},
 }
 PROMPTS = [[number // 5**digit % 5 for digit in range(8)] for number in range(7, 4000, 333)]
 
@@ -51,14 +56,16 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def engine(request: pytest.FixtureRequest, share: Callable[..., Any], model: Path) -> Engine:
     """The target drafts for itself, or the text does."""
     way = dict(METHODS[request.param])
-    if request.param == "draft_model":
+    method = "ngram" if request.param == "ngram" else "draft_model"
+    if method == "draft_model":
         way["model"] = str(model)
     make = functools.partial(
         Engine,
         model,
-        {"method": request.param, "num_speculative_tokens": 6, **way},
+        {"method": method, "num_speculative_tokens": 6, **way},
         skip_tokenizer_init=True,
         max_model_len=64,
+        worker_cls=PROBED_WORKER if request.param == "probed" else "auto",
     )
     return share(("counts", request.param), make)
 
@@ -70,9 +77,9 @@ def tally(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> Tally:
     return tally
 
 
-def settings(temperature: float = 0.0) -> SamplingParams:
+def settings(temperature: float = 0.0, max_tokens: int = 40) -> SamplingParams:
     return SamplingParams(
-        temperature=temperature, max_tokens=40, ignore_eos=True, detokenize=False
+        temperature=temperature, max_tokens=max_tokens, ignore_eos=True, detokenize=False
     )
 
 
@@ -91,6 +98,46 @@ def test_the_governor_learns_every_draft_that_was_verified(
     for rows in tally.rounds:
         assert (rows.observed <= rows.accepted + 1).all()
         assert (rows.observed <= rows.proposed).all()
+
+
+@pytest.mark.parametrize("engine", ["probed"], indirect=True)
+@pytest.mark.parametrize("prompts", [PROMPTS[:1], PROMPTS], ids=len)
+def test_the_probe_tells_how_sure_the_drafter_was_of_each_token(
+    engine: Engine,
+    tally: Tally,
+    model: Path,
+    prompts: list[list[int]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    governor, admitted = engine.pilot.governor, []
+    admit = governor.admit
+    monkeypatch.setattr(
+        governor, "admit", lambda *new: admitted.extend(slots := admit(*new)) or slots
+    )
+    with engine.seat(RandomLengths()):
+        # Short enough for the drafter to have room: rounds without go unplanned and untold.
+        texts = engine.texts(prompts, settings(max_tokens=22))
+    engine.pilot._hand_in()
+    target = LlamaForCausalLM.from_pretrained(model, dtype=torch.float64)
+    rows = torch.tensor([p + text for p, text in zip(prompts, texts, strict=True)])
+    with torch.no_grad():
+        probs = target(input_ids=rows).logits.softmax(-1).amax(-1).numpy()
+    start = len(prompts[0])
+    where = dict.fromkeys(range(len(prompts)), start)  # the place of the next drafted token
+    rounds = [told for told in tally.rounds if len(told.slots)]
+    text_of = {int(slot): text for text, slot in enumerate(admitted)}
+    num_told = 0
+    for told in rounds:
+        assert told.confidence is not None or not told.proposed.any()
+        for row, slot in enumerate(told.slots.tolist()):
+            text, proposed = text_of[slot], int(told.proposed[row])
+            if proposed:  # the last draft of a text may go on beyond it
+                expected = probs[text, where[text] :][:proposed]
+                sure = told.confidence[row, : len(expected)]
+                np.testing.assert_allclose(sure, expected, atol=1e-4)
+            where[text] += proposed + 1
+            num_told += proposed
+    assert num_told > 8 * len(prompts)
 
 
 @pytest.mark.parametrize("engine", ["draft_model"], indirect=True)

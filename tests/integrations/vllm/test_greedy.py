@@ -25,6 +25,7 @@ from vllm_engines import Engine, RandomLengths
 from flyball.commands.vllm_args import LOOKUP
 from flyball.demo.loader import MODELS
 from flyball.demo.widen import save_for_vllm
+from flyball.integrations.vllm.traits import PROBED_WORKER
 
 DOMAINS = ("code", "prose", "tables")
 NEW_TOKENS = 32
@@ -76,7 +77,7 @@ def expected() -> dict[str, dict[str, list[list[int]]]]:
     return {kind: {} for kind in KINDS}
 
 
-@pytest.fixture(params=["ngram", "lookup", "draft_model"])
+@pytest.fixture(params=["ngram", "lookup", "draft_model", "probed"])
 def method(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
@@ -88,9 +89,9 @@ def make(
     drafter: dict[str, Any] = {
         "ngram": {"method": "ngram", "prompt_lookup_max": 4, "prompt_lookup_min": 2},
         "lookup": {"method": "custom_class", "model": LOOKUP},
-        "draft_model": {"method": "draft_model", "model": str(models[1])},
-    }[method]
+    }.get(method, {"method": "draft_model", "model": str(models[1])})
     speculative = {"num_speculative_tokens": 8, **drafter}
+    worker = PROBED_WORKER if method == "probed" else "auto"
 
     @functools.cache
     def target() -> Any:
@@ -99,7 +100,7 @@ def make(
     def bench(kind: str) -> Bench:
         start = functools.partial(Engine, models[0], **KINDS[kind])
         return Bench(
-            share((method, kind), functools.partial(start, speculative)),
+            share((method, kind), functools.partial(start, speculative, worker_cls=worker)),
             share(("plain", kind), start),
             target,
             expected[kind],

@@ -26,9 +26,11 @@ from vllm import SamplingParams
 from vllm_engines import Engine, tiny_llama
 
 from flyball.commands.vllm_args import LOOKUP
+from flyball.integrations.vllm.traits import PROBED_WORKER
 from flyball.policies.length.base import Ints, LengthPolicy, View
 from flyball.policies.length.goodput import Goodput, GoodputSettings
 from flyball.policies.length.static import Static, StaticSettings
+from flyball.policies.length.threshold import Threshold, ThresholdSettings
 
 VOCAB, LENGTH = 5, 4
 FALSE_ALARM_RATE = 1e-4
@@ -36,10 +38,14 @@ PROMPT = [1, 3]
 MAX_DRAFT_LEN = 4
 METHODS: dict[str, dict[str, Any]] = {
     "sampled drafts": {"method": "draft_model", "draft_sample_method": "probabilistic"},
+    "probed drafts": {"method": "draft_model", "draft_sample_method": "probabilistic"},
     "greedy drafts": {"method": "draft_model"},
     "ngram": {"method": "ngram", "prompt_lookup_max": 2, "prompt_lookup_min": 1},
     "lookup": {"method": "custom_class", "model": LOOKUP},
 }
+
+
+UNSURE = Threshold(ThresholdSettings(min_confidence=0.45, max_draft_len=MAX_DRAFT_LEN))
 
 
 class CutAtRandom(Goodput):
@@ -91,6 +97,7 @@ def start(share: Callable[..., Any], models: tuple[Path, Path]) -> Callable[[str
             skip_tokenizer_init=True,
             max_model_len=32,
             max_num_seqs=1000,
+            worker_cls=PROBED_WORKER if name == "probed drafts" else "auto",
         )
         return share(name, make)
 
@@ -127,24 +134,40 @@ def test_texts_are_distributed_as_the_targets(
     assert 10_000 < pilot.num_accepted < pilot.num_proposed - 10_000
 
 
-Cut = Callable[[list[str], list[list[int]]], list[list[int]]]
+def test_texts_cut_by_confidence_are_distributed_as_the_targets(
+    start: Callable[[str], Engine], probs: np.ndarray
+) -> None:
+    torch.manual_seed(7)
+    engine = start("probed drafts")
+    before = engine.verified.copy()
+    counts = draw_counts(engine, UNSURE, 50_000, hold_steps=16)
+    assert p_value(counts, probs) > FALSE_ALARM_RATE
+    verified = engine.verified - before
+    assert min(verified[length] for length in (1, 2, 3)) > 1_000
 
 
-def before_a_token(cut: Cut, names: list[str], drafts: list[list[int]]) -> list[list[int]]:
+Cut = Callable[..., list[list[int]]]
+
+
+def before_a_token(
+    cut: Cut, names: list[str], drafts: list[list[int]], sure: Any
+) -> list[list[int]]:
     """Mutant: a draft ends before its first token 3, which this looks at."""
-    drafts = cut(names, drafts)
+    drafts = cut(names, drafts, sure)
     return [draft[: draft.index(3)] if 3 in draft else draft for draft in drafts]
 
 
-def without_a_rare_end(cut: Cut, names: list[str], drafts: list[list[int]]) -> list[list[int]]:
+def without_a_rare_end(
+    cut: Cut, names: list[str], drafts: list[list[int]], sure: Any
+) -> list[list[int]]:
     """Mutant: the last token is not verified where it is one that is seldom right."""
-    drafts = cut(names, drafts)
+    drafts = cut(names, drafts, sure)
     return [draft[:-1] if draft and draft[-1] in (0, 4) else draft for draft in drafts]
 
 
-def off_by_one(cut: Cut, names: list[str], drafts: list[list[int]]) -> list[list[int]]:
+def off_by_one(cut: Cut, names: list[str], drafts: list[list[int]], sure: Any) -> list[list[int]]:
     """Mutant: the first token is lost, and the others are judged by its probabilities."""
-    return [draft[1:] for draft in cut(names, drafts)]
+    return [draft[1:] for draft in cut(names, drafts, sure)]
 
 
 @pytest.mark.parametrize("mutant", [before_a_token, without_a_rare_end, off_by_one])
@@ -159,4 +182,21 @@ def test_mutants_fail_the_same_test(
     monkeypatch.setattr(engine.pilot, "cut", functools.partial(mutant, engine.pilot.cut))
     policy = Static(StaticSettings(draft_len=3, max_draft_len=MAX_DRAFT_LEN))
     counts = draw_counts(engine, policy, 20_000, hold_steps=16)
+    assert p_value(counts, probs) < FALSE_ALARM_RATE
+
+
+def test_signs_of_later_tokens_fail_the_same_test(
+    start: Callable[[str], Engine], probs: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Mutant: how sure the drafter was two tokens on tells which tokens it drew in between."""
+    torch.manual_seed(7)
+    engine = start("probed drafts")
+    cut = engine.pilot.cut
+
+    def ahead(names: list[str], drafts: list[list[int]], sure: np.ndarray | None) -> Any:
+        later = None if sure is None else np.roll(sure, -2, axis=1)
+        return cut(names, drafts, later)
+
+    monkeypatch.setattr(engine.pilot, "cut", ahead)
+    counts = draw_counts(engine, UNSURE, 50_000, hold_steps=16)
     assert p_value(counts, probs) < FALSE_ALARM_RATE
