@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 from prometheus_client import REGISTRY, CollectorRegistry
+from safetensors.torch import save_file
 from transformers import LlamaConfig, LlamaForCausalLM
 from vllm import LLM, SamplingParams
 from vllm.platforms import current_platform
@@ -65,6 +66,24 @@ def tiny_llama(vocab_size: int) -> LlamaForCausalLM:
         tie_word_embeddings=False,
     )
     return LlamaForCausalLM(config)
+
+
+def save_eagle(target: LlamaForCausalLM, folder: Path) -> None:
+    """A random EAGLE head for a target, as vLLM takes it.
+
+    One decoder layer without its first norm, over the target's hidden state beside the embedding
+    of the next token; embeddings and the output layer are the target's own.
+    """
+    torch.manual_seed(2)
+    config = LlamaConfig(**{**target.config.to_dict(), "num_hidden_layers": 1})
+    layer = LlamaForCausalLM(config).model.layers[0].state_dict(prefix="layers.0.")
+    del layer["layers.0.input_layernorm.weight"]
+    width = config.hidden_size
+    weights = {**layer, "fc.weight": torch.randn(width, 2 * width) / (2 * width) ** 0.5}
+    folder.mkdir()
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    config.architectures = ["LlamaForCausalLM"]
+    config.save_pretrained(folder)
 
 
 class SeededClock:

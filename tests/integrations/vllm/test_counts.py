@@ -16,7 +16,8 @@ import pytest
 import torch
 from transformers import LlamaForCausalLM
 from vllm import SamplingParams
-from vllm_engines import Engine, RandomLengths, tiny_llama
+from vllm_bench import Bench
+from vllm_engines import Engine, RandomLengths, save_eagle, tiny_llama
 
 from flyball.controller.contract import Outcomes
 from flyball.controller.history import History
@@ -26,6 +27,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "ngram": {"prompt_lookup_max": 2, "prompt_lookup_min": 1},
     "draft_model": {},
     "probed": {},
+    "eagle": {},
 }
 PROMPTS = [[number // 5**digit % 5 for digit in range(8)] for number in range(7, 4000, 333)]
 
@@ -48,7 +50,9 @@ class Tally:
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("tiny")
-    tiny_llama(5).save_pretrained(folder)
+    target = tiny_llama(5)
+    target.save_pretrained(folder)
+    save_eagle(target, folder / "eagle")
     return folder
 
 
@@ -56,9 +60,9 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def engine(request: pytest.FixtureRequest, share: Callable[..., Any], model: Path) -> Engine:
     """The target drafts for itself, or the text does."""
     way = dict(METHODS[request.param])
-    method = "ngram" if request.param == "ngram" else "draft_model"
-    if method == "draft_model":
-        way["model"] = str(model)
+    method = "draft_model" if request.param == "probed" else request.param
+    if method != "ngram":
+        way["model"] = str(model / "eagle" if method == "eagle" else model)
     make = functools.partial(
         Engine,
         model,
@@ -146,6 +150,20 @@ def test_a_target_that_drafts_for_itself_is_always_right(engine: Engine, tally: 
         engine.texts(PROMPTS, settings())
     engine.pilot._hand_in()
     assert tally.total("accepted") == tally.total("proposed") > 200
+
+
+@pytest.mark.parametrize("engine", ["eagle"], indirect=True)
+@pytest.mark.parametrize("size", [1, 4, len(PROMPTS)])
+def test_an_eagle_head_changes_no_token(
+    engine: Engine, share: Callable[..., Any], model: Path, size: int
+) -> None:
+    options = {"skip_tokenizer_init": True, "max_model_len": 64}
+    plain = share(("counts", "plain"), functools.partial(Engine, model, **options))
+    target = functools.partial(LlamaForCausalLM.from_pretrained, model, dtype=torch.float64)
+    bench = Bench(engine, plain, target)
+    bench.compare(PROMPTS[:size], settings())
+    with engine.seat(RandomLengths()):
+        bench.compare(PROMPTS[:size], settings())
 
 
 def test_both_count_alike_after_every_step(engine: Engine) -> None:

@@ -23,7 +23,7 @@ import torch
 from text_statistics import SteppedCost, count_texts, p_value
 from transformers import LlamaForCausalLM
 from vllm import SamplingParams
-from vllm_engines import Engine, tiny_llama
+from vllm_engines import Engine, save_eagle, tiny_llama
 
 from flyball.commands.vllm_args import LOOKUP
 from flyball.integrations.vllm.traits import PROBED_WORKER
@@ -39,6 +39,7 @@ MAX_DRAFT_LEN = 4
 METHODS: dict[str, dict[str, Any]] = {
     "sampled drafts": {"method": "draft_model", "draft_sample_method": "probabilistic"},
     "probed drafts": {"method": "draft_model", "draft_sample_method": "probabilistic"},
+    "eagle": {"method": "eagle", "draft_sample_method": "probabilistic"},
     "greedy drafts": {"method": "draft_model"},
     "ngram": {"method": "ngram", "prompt_lookup_max": 2, "prompt_lookup_min": 1},
     "lookup": {"method": "custom_class", "model": LOOKUP},
@@ -70,6 +71,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     folder = tmp_path_factory.mktemp("tiny")
     target.save_pretrained(folder / "target")
     draft.save_pretrained(folder / "draft")
+    save_eagle(target, folder / "target" / "eagle")
     return folder / "target", folder / "draft"
 
 
@@ -90,6 +92,8 @@ def start(share: Callable[..., Any], models: tuple[Path, Path]) -> Callable[[str
         speculative = {"num_speculative_tokens": MAX_DRAFT_LEN, **METHODS[name]}
         if speculative["method"] == "draft_model":
             speculative["model"] = str(models[1])
+        elif speculative["method"] == "eagle":
+            speculative["model"] = str(models[0] / "eagle")
         make = functools.partial(
             Engine,
             models[0],
