@@ -33,7 +33,7 @@ MAX_DRAFT_LEN = 16
 STATIC = (0, 1, 2, 3, 4, 6, 8, 12, 16)
 ADAPTIVE = ("heuristic", "gamma_tune", "threshold", "survival", "thompson", "goodput")
 SHADOWS = "default"
-GRID = Grid(batch_sizes=(1,), draft_lens=(0, 1, 2, 4, 8, 16))
+GRID = Grid(batch_sizes=(1,), draft_lens=STATIC)
 COLUMNS = ("policy", "rounds", "real_rounds", "same", "tokens_per_s", "predicted", "ratio")
 
 
@@ -102,21 +102,19 @@ def measure(arguments: argparse.Namespace) -> list[dict[str, Any]]:
     measuring = costs.runs()
     runs = {name: _open(models, name, frozen) for name in names}
     rng = np.random.default_rng(0)
-    every = max(1, len(prompts) * len(names) // grid.num_runs)
-    count = 0
     with report.progress() as bar:
         for prompt in bar.track(prompts, description="decoding"):
-            for place in rng.permutation(len(names)).tolist():
-                run = runs[names[place]]
+            # A pass over the grid for each prompt, its runs among those of the policies.
+            turns = [*names, *([""] * len(grid.cells))]
+            for place in rng.permutation(len(turns)).tolist():
+                if not turns[place]:
+                    next(measuring)
+                    continue
+                run = runs[turns[place]]
                 (text,) = run.gov.generate_many(
                     [prompt], max_new_tokens=num_tokens, do_sample=False
                 )
                 run.tokens += len(text) - len(prompt)
-                count += 1
-                if count % every == 0:
-                    next(measuring, None)
-    for _ in measuring:
-        pass
     table = costs.table()
     return [_row(name, run, corpus, frozen, table) for name, run in runs.items()]
 

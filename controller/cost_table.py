@@ -43,8 +43,10 @@ class CostTable(BaseModel):
     A step over n requests with w verified tokens each, k draft steps and p tokens of prompts takes
 
         verify_s(n, w) + [k > 0] draft_start_s(n) + k draft_step_s(n) + host_s(n)
-        + p prompt_token_s .
+        + p prompt_token_s ,
 
+    and k ask_s(n) more where the policy is asked in mid-draft: the host then waits for each of the
+    draft's distributions, and for the answer.
     Beyond the last batch size, or number of tokens, the last line goes on, level where it falls.
     """
 
@@ -65,6 +67,11 @@ class CostTable(BaseModel):
         default_factory=list,
         description="b: what drafting at all costs beside its forwards; nothing if left out.",
     )
+    ask_s: list[_NotNegative] = Field(
+        default_factory=list,
+        description="b: what a draft step takes longer where the policy is asked in mid-draft; "
+        "nothing if left out.",
+    )
     host_s: list[_NotNegative] = Field(description="b: everything else in a step.")
     prompt_token_s: _NotNegative = Field(description="Reading a token of a prompt.")
     power: Power | None = Field(None, description="What it draws; leave out where unknown.")
@@ -76,9 +83,8 @@ class CostTable(BaseModel):
             if any(b <= a for a, b in zip(values, values[1:], strict=False)):
                 raise ValueError(f"expected ascending {name}, but got {values}")
         num_sizes, num_lens = len(self.batch_sizes), len(self.verify_lens)
-        lists = ["verify_s", "draft_step_s", "host_s"] + ["draft_start_s"] * bool(
-            self.draft_start_s
-        )
+        lists = ["verify_s", "draft_step_s", "host_s"]
+        lists += [name for name in ("draft_start_s", "ask_s") if getattr(self, name)]
         for name in lists:
             if len(getattr(self, name)) != num_sizes:
                 raise ValueError(
@@ -91,16 +97,17 @@ class CostTable(BaseModel):
 
     @cached_property
     def _by_size(self) -> Floats:
-        """(b, w + 3): verification, draft step, its start, host."""
-        start_s = self.draft_start_s or [0.0] * len(self.batch_sizes)
-        return np.column_stack([self.verify_s, self.draft_step_s, start_s, self.host_s])
+        """(b, w + 4): verification, question, draft step, its start, host."""
+        nothing = [0.0] * len(self.batch_sizes)
+        ask_s, start_s = self.ask_s or nothing, self.draft_start_s or nothing
+        return np.column_stack([self.verify_s, ask_s, self.draft_step_s, start_s, self.host_s])
 
     @cached_property
     def _rows(self) -> dict[int, Floats]:
         return {}
 
     def _row(self, batch_size: int) -> Floats:
-        """(w + 3,) of one batch size."""
+        """(w + 4,) of one batch size."""
         if batch_size not in self._rows:
             at, share = _between(np.array(self.batch_sizes), np.array([batch_size]))
             low, high = self._by_size[at[0]], self._by_size[min(at[0] + 1, len(self._by_size) - 1)]
@@ -109,7 +116,7 @@ class CostTable(BaseModel):
 
     def verify_seconds(self, batch_size: int, verify_len: NDArray[Any] | float) -> Floats:
         """Seconds of forwards that verify so many tokens of each request, any shape."""
-        seconds = self._row(batch_size)[:-3]
+        seconds = self._row(batch_size)[:-4]
         at, share = _between(np.array(self.verify_lens), verify_len)
         low, high = seconds[at], seconds[np.minimum(at + 1, len(seconds) - 1)]
         return _on_line(low, high, share)
@@ -141,13 +148,18 @@ class CostTable(BaseModel):
             )
 
     def step_parts(
-        self, batch_size: int, verify_len: NDArray[Any], num_draft_steps: Longs
+        self,
+        batch_size: int,
+        verify_len: NDArray[Any],
+        num_draft_steps: Longs,
+        asks: bool = False,
     ) -> Floats:
         """Seconds (..., 3) of verification, draft and host; arguments as in `cost`.
 
         Of steps that read no prompts.
         """
-        draft_step_s, start_s, host_s = self._row(batch_size)[-3:]
+        ask_s, draft_step_s, start_s, host_s = self._row(batch_size)[-4:]
+        draft_step_s += asks * ask_s
         verifying = self.verify_seconds(batch_size, verify_len)
         drafting = num_draft_steps * draft_step_s + (num_draft_steps > 0) * start_s
         parts = np.broadcast_arrays(verifying, drafting, host_s)
@@ -189,6 +201,7 @@ class CostTable(BaseModel):
         num_draft_steps: int,
         num_prompt: int = 0,
         draft: int = 0,
+        asks: bool = False,
     ) -> Cost:
         """What a step is taken to cost.
 
@@ -199,8 +212,10 @@ class CostTable(BaseModel):
             num_draft_steps: forwards of the draft.
             num_prompt: tokens of prompts that the step reads.
             draft: which one drafts.
+            asks: whether the policy is asked in mid-draft.
         """
-        draft_step_s, start_s, host_s = self._row(batch_size)[-3:].tolist()
+        ask_s, draft_step_s, start_s, host_s = self._row(batch_size)[-4:].tolist()
+        draft_step_s += asks * ask_s
         verifying = float(self.verify_seconds(batch_size, verify_len))
         drafting = num_draft_steps * draft_step_s + (start_s if num_draft_steps else 0.0)
         return Cost(
@@ -215,8 +230,8 @@ class CostTable(BaseModel):
             num_prefill=num_prompt,
         )
 
-    def priced(self, cost: Cost) -> Cost:
-        """The same step at this table's seconds."""
+    def priced(self, cost: Cost, asks: bool = False) -> Cost:
+        """The same step at this table's seconds; `asks` as in `cost`."""
         return self.cost(
             cost.step_id,
             cost.batch_size,
@@ -224,6 +239,7 @@ class CostTable(BaseModel):
             cost.num_draft_steps,
             cost.num_prefill,
             cost.draft,
+            asks,
         )
 
 

@@ -350,7 +350,9 @@ class Governor:
             self._fail(error)
 
     def _priced(self, cost: Cost | None) -> Cost | None:
-        return cost if cost is None or self._costs is None else self._costs.priced(cost)
+        if cost is None or self._costs is None:
+            return cost
+        return self._costs.priced(cost, self.wants_confidence and self._host.mid_draft_stop)
 
     def _record(self, rows: Outcomes, cost: Cost | None) -> None:
         if self._recording is not None:

@@ -64,13 +64,18 @@ class StillHost:
             faults={},
         )
 
+    @property
+    def _asks(self) -> bool:
+        """Whether the policy is asked in mid-draft."""
+        return self._policy.stops and self._host.mid_draft_stop
+
     def _lengths(self, at: Longs) -> Longs:
         """What the policy drafts from places (t,), where there is room."""
         policy, host = self._policy, self._host
         limit = min(policy.settings.max_draft_len, host.max_draft_len)
         view = _view(len(at), limit, host)
         length = policy.decide(view).astype(np.int64)
-        if not (policy.stops and host.mid_draft_stop):
+        if not self._asks:
             return length
         self._corpus.check_ahead(limit)
         going = np.flatnonzero(length > 1)
@@ -168,7 +173,9 @@ class StillHost:
         parts = np.empty((len(rows), 3))
         for size in np.unique(rows).tolist():
             mine = rows == size
-            parts[mine] = self._costs.step_parts(max(size, 1), verify_len[mine], width[mine])
+            parts[mine] = self._costs.step_parts(
+                max(size, 1), verify_len[mine], width[mine], self._asks
+            )
         return parts
 
 

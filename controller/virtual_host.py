@@ -92,6 +92,11 @@ class VirtualHost:
         )
 
     @property
+    def _asks(self) -> bool:
+        """Whether the policy is asked in mid-draft."""
+        return self._governor.wants_confidence and self._host.mid_draft_stop
+
+    @property
     def _finished(self) -> Bools:
         done: Bools = self._at >= self._corpus.end[self._text]
         return done
@@ -199,7 +204,9 @@ class VirtualHost:
         verify_len = width + 1 if host.padded else 1.0 + float(length.mean())
         in_step = self._num_prompt if host.rounds_overlap else 0
         num_steps = width if corpus.steps else 0
-        cost = self._costs.cost(plan.step_id, count, verify_len, num_steps, in_step)
+        cost = self._costs.cost(
+            plan.step_id, count, verify_len, num_steps, in_step, asks=self._asks
+        )
         governor.observe(outcomes, None if has_read else cost)
         self._end_step(cost)
         self._rounds.append((self._text, at, length, accepted, kept))
@@ -244,7 +251,7 @@ class VirtualHost:
     def _draft(self, step_id: int, length: Longs) -> tuple[Longs, list[Floats]]:
         """Lengths (n,) after the policy was asked at each position; what it was shown."""
         governor = self._governor
-        if not (governor.wants_confidence and self._host.mid_draft_stop):
+        if not self._asks:
             return length, []
         signs: list[Floats] = []
         while (length > len(signs)).any():

@@ -23,6 +23,7 @@ COSTS = CostTable(
     verify_s=[[1.0, 1.2, 1.8], [1.5, 3.0, 5.5]],
     draft_step_s=[0.1, 0.15],
     draft_start_s=[0.05, 0.05],
+    ask_s=[0.03, 0.04],
     host_s=[0.02, 0.05],
     prompt_token_s=0.01,
 )

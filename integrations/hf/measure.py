@@ -1,4 +1,4 @@
-"""Measuring a cost table: real rounds of constant lengths, by batch size."""
+"""Measuring a cost table: real rounds of constant lengths, asked about or not, by batch size."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 
 from flyball.controller.cost_table import CostTable
 from flyball.controller.errors import HostError
-from flyball.controller.policy_file import static_policy
+from flyball.controller.policy_file import load_policy, static_policy
 from flyball.integrations.hf.govern import GovernedGenerate, govern
 from flyball.integrations.hf.stats import RoundStats
 
@@ -40,7 +40,13 @@ class Grid:
     @property
     def num_runs(self) -> int:
         """Runs of the whole measurement."""
-        return self.num_passes * len(self.batch_sizes) * len(self.draft_lens)
+        return self.num_passes * len(self.cells)
+
+    @property
+    def cells(self) -> list[tuple[int, int, bool]]:
+        """Batch size, draft length, and whether the policy is asked in mid-draft."""
+        lengths = [(k, asks) for k in self.draft_lens for asks in (False, True)[: 1 + (k > 0)]]
+        return [(n, *length) for n in self.batch_sizes for length in lengths]
 
 
 @dataclass
@@ -49,6 +55,7 @@ class _Seconds:
 
     verify: dict[tuple[int, int], list[float]] = field(default_factory=dict)
     draft: dict[tuple[int, int], list[float]] = field(default_factory=dict)
+    asked: dict[tuple[int, int], list[float]] = field(default_factory=dict)
     host: dict[int, list[float]] = field(default_factory=dict)
     prompt_token: list[float] = field(default_factory=list)
 
@@ -85,22 +92,29 @@ class CostMeasurement:
     def runs(self) -> Iterator[None]:
         """Measure; yields after every run."""
         rng = np.random.default_rng(0)
-        cells = [(n, k) for n in self._grid.batch_sizes for k in self._grid.draft_lens]
+        cells = self._grid.cells
         rounds: list[RoundStats] = []
-        govs = {k: self._govern(k, rounds) for k in self._grid.draft_lens}
-        self._run(govs[self._grid.draft_lens[-1]], 1)  # allocations and caches, not counted
+        govs = {
+            (draft_len, asks): self._govern(draft_len, asks, rounds)
+            for _, draft_len, asks in cells[: len(cells) // len(self._grid.batch_sizes)]
+        }
+        self._run(govs[self._grid.draft_lens[-1], False], 1)  # allocations and caches, uncounted
         for _ in range(self._grid.num_passes):
             for place in rng.permutation(len(cells)).tolist():
-                batch_size, draft_len = cells[place]
+                batch_size, draft_len, asks = cells[place]
                 rounds.clear()
-                self._run(govs[draft_len], batch_size)
-                self._note(batch_size, draft_len, rounds[_SKIPPED:])
+                self._run(govs[draft_len, asks], batch_size)
+                self._note(batch_size, draft_len, rounds[_SKIPPED:], asks)
                 yield
         for gov in govs.values():
             gov.close()
 
-    def _govern(self, draft_len: int, rounds: list[RoundStats]) -> GovernedGenerate:
+    def _govern(self, draft_len: int, asks: bool, rounds: list[RoundStats]) -> GovernedGenerate:
         policy = static_policy(draft_len)
+        if asks:  # a rule that never ends a draft
+            never = {"policy": "threshold", "max_draft_len": draft_len, "min_confidence": 0.0}
+            follow = {"follow": "length"}
+            policy = load_policy({"version": 1, "length": never, "governor": follow})
         return govern(self._target, [self._draft], policy=policy, on_round=rounds.append)
 
     def _run(self, gov: GovernedGenerate, batch_size: int) -> None:
@@ -115,13 +129,18 @@ class CostMeasurement:
         seconds = gov.stats.prompt_s - before
         self._found.prompt_token.append(seconds / sum(map(len, prompts)))
 
-    def _note(self, batch_size: int, draft_len: int, rounds: Sequence[RoundStats]) -> None:
+    def _note(
+        self, batch_size: int, draft_len: int, rounds: Sequence[RoundStats], asks: bool = False
+    ) -> None:
         found = self._found
         whole = [
             stats
             for stats in rounds
             if len(stats.draft_len) == batch_size and stats.draft_len.max() == draft_len
         ]
+        if asks:
+            found.asked.setdefault((batch_size, draft_len), []).extend(s.draft_s for s in whole)
+            return
         found.verify.setdefault((batch_size, draft_len), []).extend(s.verify_s for s in whole)
         found.host.setdefault(batch_size, []).extend(
             stats.step_s - stats.draft_s - stats.verify_s for stats in whole
@@ -135,7 +154,8 @@ class CostMeasurement:
             HostError: prompts ended so early that some length had no whole round.
         """
         grid, found = self._grid, self._found
-        empty = [cell for cell, seconds in found.verify.items() if not seconds]
+        seconds_of = [*found.verify.items(), *found.asked.items()]
+        empty = [cell for cell, seconds in seconds_of if not seconds]
         if empty:
             raise HostError(
                 f"expected whole rounds of {empty[0][1]} tokens for {empty[0][0]} requests, but "
@@ -158,6 +178,7 @@ class CostMeasurement:
             ],
             draft_step_s=[interrupted * step_s for _, step_s in drafting],
             draft_start_s=[interrupted * start_s for start_s, _ in drafting],
+            ask_s=[interrupted * self._asking(n) for n in grid.batch_sizes],
             host_s=[interrupted * max(0.0, _mean(found.host[n])) for n in grid.batch_sizes],
             prompt_token_s=_mean(found.prompt_token),
         )
@@ -167,6 +188,15 @@ class CostMeasurement:
         found = self._found
         lists = [*found.verify.values(), *found.draft.values(), *found.host.values()]
         return sum(map(sum, lists)) / sum(len(seconds) * _mean(seconds) for seconds in lists)
+
+    def _asking(self, batch_size: int) -> float:
+        """Seconds for which a draft step takes longer where the policy is asked."""
+        found, lengths = self._found, [length for length in self._grid.draft_lens if length > 0]
+        longer = [
+            (_mean(found.asked[batch_size, k]) - _mean(found.draft[batch_size, k])) / k
+            for k in lengths
+        ]
+        return max(0.0, float(np.mean(longer)))
 
     def _drafting(self, batch_size: int) -> tuple[float, float]:
         """Seconds of drafting at all, and of a further token: the line through the lengths."""

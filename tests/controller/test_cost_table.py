@@ -68,7 +68,20 @@ def test_drafting_at_all_may_cost_something() -> None:
     assert table.draft_step_seconds(1) == 0.25
 
 
-@pytest.mark.parametrize("more", [{}, {"power": POWER}, {"draft_start_s": [0.5, 1.0]}])
+def test_questions_in_mid_draft_take_their_time() -> None:
+    table = CostTable.model_validate({**CONTENT, "ask_s": [0.25, 0.125]})
+    assert table.cost(0, 1, 3.0, 2).draft_s == 0.5
+    asked = table.cost(0, 1, 3.0, 2, asks=True)
+    assert asked.draft_s == 1.0
+    assert asked.step_s - table.cost(0, 1, 3.0, 2).step_s == 0.5
+    parts = table.step_parts(4, np.array([3.0, 1.0]), np.array([2, 0]), asks=True)
+    np.testing.assert_allclose(parts, [[5.0, 1.25, 0.125], [2.0, 0.0, 0.125]])
+    assert table.draft_step_seconds(1) == 0.25
+
+
+@pytest.mark.parametrize(
+    "more", [{}, {"power": POWER}, {"draft_start_s": [0.5, 1.0]}, {"ask_s": [0.5, 1.0]}]
+)
 def test_it_is_read_back_as_it_was_written(tmp_path: Path, more: dict[str, object]) -> None:
     table = CostTable.model_validate({**CONTENT, **more})
     path = tmp_path / "costs.json"
@@ -84,6 +97,7 @@ def test_it_is_read_back_as_it_was_written(tmp_path: Path, more: dict[str, objec
         ({"batch_sizes": [4, 1]}, "ascending batch_sizes"),
         ({"draft_step_s": [0.1]}, "2 values of draft_step_s"),
         ({"draft_start_s": [0.1]}, "2 values of draft_start_s"),
+        ({"ask_s": [0.1]}, "2 values of ask_s"),
         ({"verify_s": [[1.0], [2.0]]}, "rows of 2"),
         ({"verify_s": [[1.0, 0.0], [2.0, 5.0]]}, "greater than 0"),
         ({"machina": "x"}, "machina"),

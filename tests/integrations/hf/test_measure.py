@@ -11,7 +11,7 @@ from flyball.integrations.hf.measure import CostMeasurement, Grid
 from flyball.integrations.hf.stats import RoundStats
 
 
-def rounds(draft_len: int, verify_s: list[float]) -> list[RoundStats]:
+def rounds(draft_len: int, verify_s: list[float], step_s: float = 1e-3) -> list[RoundStats]:
     """Rounds of one request that draft for 1 ms a token and take 1 ms beside the models."""
     return [
         RoundStats(
@@ -19,8 +19,8 @@ def rounds(draft_len: int, verify_s: list[float]) -> list[RoundStats]:
             num_accepted=np.array([0]),
             draft=np.array([0], np.int32),
             num_tokens=1,
-            step_s=seconds + 1e-3 * draft_len + 1e-3,
-            draft_s=1e-3 * draft_len,
+            step_s=seconds + step_s * draft_len + 1e-3,
+            draft_s=step_s * draft_len,
             verify_s=seconds,
         )
         for seconds in verify_s
@@ -37,8 +37,11 @@ def test_an_interruption_is_shared_out_among_all_rounds(tiny: Any) -> None:
         if draft_len == 2:
             seconds[6] = 2.0  # stopped by something else
         measured._note(1, draft_len, rounds(draft_len, seconds))
+        if draft_len:
+            measured._note(1, draft_len, rounds(draft_len, seconds, 1.5e-3), asks=True)
     table = measured.table()
     (verify_s,), (step_s,), (host_s,) = table.verify_s, table.draft_step_s, table.host_s
+    assert table.ask_s == pytest.approx([0.5 * step_s])  # 1.5 ms a token, not 1 ms
     assert verify_s == pytest.approx([verify_s[0]] * 3, rel=0.03)
     whole = 100 * (3 * 0.010 + 6e-3 + 3e-3) + 2.0 - 0.009
     # The table's rounds take what all rounds took.
