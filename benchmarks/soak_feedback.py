@@ -79,6 +79,7 @@ def random_host(choose: random.Random) -> HostInfo:
         ragged_ok=choose.random() < 0.7,
         padded=choose.random() < 0.5,
         mid_draft_stop=not overlap and choose.random() < 0.7,
+        trims=overlap and choose.random() < 0.5,
         reads=choose.random() < 0.7,
         feedback_delay=choose.choice((0, 0, 1, 4)),
         rounds_overlap=overlap,

@@ -145,7 +145,10 @@ class WildHost:
         plan = self._plan(slots)
         self._plans.append((plan, slots))
         if self.governor.wants_confidence and self._choose.random() < 0.6:
-            self._stop(plan)
+            if self._host.trims:
+                self._trim(plan)
+            else:
+                self._stop(plan)
         for _ in range(self._choose.choice((0, 1, 1, 1, 2))):
             self._observe(plan, slots)
 
@@ -196,6 +199,22 @@ class WildHost:
             rows = rows[~ends]
             if len(rows) == 0:
                 break
+
+    def _trim(self, plan: Plan) -> None:
+        choose = self._choose
+        rows = np.flatnonzero(self._rng.random(len(plan.draft_len)) < 0.8)
+        late = choose.random() < 0.05
+        for _ in range(choose.choice((1, 1, 3))):  # a plan may be drafted under several times
+            lengths, sure = plan.draft_len[rows], self._feedback.table(len(rows), 64)
+            if choose.random() < 0.1:
+                sure = choose.choice(BAD_TABLES[:5])(sure)
+            kept = self._ask(self.governor.trim, plan.step_id - late, rows, lengths, sure)
+            fits = kept.dtype == np.int32 and kept.shape == rows.shape
+            fits = fits and bool(
+                (np.minimum(lengths, 1) <= kept).all() and (kept <= lengths).all()
+            )
+            expect(fits, f"lengths of 1 to {lengths}", kept)
+            expect(not late or (kept == lengths).all(), "drafts of other steps left alone", kept)
 
     def _outcomes(self, plan: Plan, slots: Ints) -> Outcomes:
         """What one round showed, perhaps with rows missing."""
