@@ -8,8 +8,8 @@ greedy decoding and sampling at temperature 1; single members, every weighting r
 fixed mixture in hindsight, trees of width 2 and 3, block verification, and transformers' own
 assisted generation, whose assistant gets no image. All of these draft 5 tokens a round. Then each
 member and the governor, which may switch the ensemble off, with lengths of their own, learning on
-from text to text. Modes take turns at every prompt. `tracking` walks rules over finished texts
-whose scenario switches.
+from text to text, over five times as many prompts. Modes take turns at every prompt. `tracking`
+walks rules over finished texts whose scenario switches.
 """
 
 from __future__ import annotations
@@ -23,13 +23,15 @@ import torch
 from transformers.utils import logging
 
 from benchmarks import report
-from benchmarks.ensemble_modes import VIEWS, Made, modes, served
+from benchmarks.ensemble_modes import VIEWS, Mode, modes, off, served
 from benchmarks.ensemble_summary import summarise
 from benchmarks.ensemble_texts import ReadText, grid_acceptance, read_texts
 from benchmarks.ensemble_tracking import draw, track
 from flyball.demo.vlm_data import SCENARIOS, draw_prompts
 from flyball.demo.vlm_loader import VlmModels, load_vlm_demo
 from flyball.policies.ensemble.base import simplex_grid
+
+_SERVED = 5  # times as many prompts for those who learn on from text to text
 
 
 def main() -> None:
@@ -43,7 +45,9 @@ def main() -> None:
     models = load_vlm_demo()
     num_prompts, num_tokens = (2, 40) if arguments.quick else (8, 100)
     seed = 1000 + arguments.seed_base  # the demo's own prompts have another one
-    prompts = draw_prompts(models.tokenizer, seed, num_prompts)
+    drawn = draw_prompts(models.tokenizer, seed, (1 + _SERVED) * num_prompts)
+    prompts = {scenario: found[:num_prompts] for scenario, found in drawn.items()}
+    further = {scenario: found[num_prompts:] for scenario, found in drawn.items()}
     rows, mixtures = [], {}
     texts: dict[tuple[bool, str], list[ReadText]] = {}
     for sampled in (False, True):
@@ -53,8 +57,11 @@ def main() -> None:
             grid = simplex_grid(len(VIEWS))
             mixtures[sampled, scenario] = grid[grid_acceptance(read, grid, sampled).argmax()]
     with report.progress() as bar:
-        task = bar.add_task("decoding", total=2 * len(SCENARIOS) * num_prompts)
-        for row in _decode(models, prompts, mixtures, num_tokens, seed):
+        task = bar.add_task("decoding", total=2 * len(SCENARIOS) * (1 + _SERVED) * num_prompts)
+        for row in (
+            *_decode(models, prompts, mixtures, num_tokens, seed),
+            *_serve(models, further, num_tokens, seed),
+        ):
             rows.append(row)
             if row["last"]:
                 bar.advance(task)
@@ -78,33 +85,59 @@ def _decode(
     num_tokens: int,
     seed: int,
 ) -> Iterator[dict[str, Any]]:
-    """What every mode makes of every prompt, in turns.
+    """What every mode of a constant length makes of every prompt.
 
-    A scenario begins with fresh governors, but for those that choose their lengths.
+    A scenario begins with fresh governors.
     """
     rng = np.random.default_rng(seed)
     for sampled in (False, True):
-        longer = served(models)
         for scenario in SCENARIOS:
-            running = {**modes(models, mixtures[sampled, scenario]), **longer}
-            names = list(running)
+            running = modes(models, mixtures[sampled, scenario])
             for number, prompt in enumerate(prompts[scenario]):
-                made: dict[str, Made] = {}
-                for place in rng.permutation(len(names)).tolist():
-                    torch.manual_seed(seed + number)
-                    made[names[place]] = running[names[place]](prompt, num_tokens, sampled)
-                for name in names:
-                    yield {
-                        "sampled": sampled,
-                        "scenario": scenario,
-                        "prompt": number,
-                        "mode": name,
-                        "tokens": len(made[name].tokens),
-                        "rounds": made[name].num_rounds,
-                        "seconds": made[name].seconds,
-                        "unlike": not sampled and made[name].tokens != made["off"].tokens,
-                        "last": name == names[-1],
-                    }
+                turn = (sampled, scenario, number, prompt)
+                yield from _take_turns(running, turn, num_tokens, seed, rng)
+
+
+def _serve(
+    models: VlmModels, prompts: dict[str, Any], num_tokens: int, seed: int
+) -> Iterator[dict[str, Any]]:
+    """What modes with lengths of their own make of every prompt, as one stream."""
+    rng = np.random.default_rng(seed)
+    for sampled in (False, True):
+        running = {"off": off(models), **served(models)}
+        for scenario in SCENARIOS:
+            for number, prompt in enumerate(prompts[scenario]):
+                turn = (sampled, scenario, number, prompt)
+                for row in _take_turns(running, turn, num_tokens, seed, rng):
+                    # Without drafts it decodes here for comparison alone.
+                    yield {**row, "mode": "off, served" if row["mode"] == "off" else row["mode"]}
+
+
+def _take_turns(
+    running: dict[str, Mode],
+    turn: tuple[bool, str, int, Any],
+    num_tokens: int,
+    seed: int,
+    rng: np.random.Generator,
+) -> Iterator[dict[str, Any]]:
+    """What all modes make of a prompt, in an order drawn by `rng`."""
+    sampled, scenario, number, prompt = turn
+    names, made = list(running), {}
+    for place in rng.permutation(len(names)).tolist():
+        torch.manual_seed(seed + number)
+        made[names[place]] = running[names[place]](prompt, num_tokens, sampled)
+    for name in names:
+        yield {
+            "sampled": sampled,
+            "scenario": scenario,
+            "prompt": number,
+            "mode": name,
+            "tokens": len(made[name].tokens),
+            "rounds": made[name].num_rounds,
+            "seconds": made[name].seconds,
+            "unlike": not sampled and made[name].tokens != made["off"].tokens,
+            "last": name == names[-1],
+        }
 
 
 if __name__ == "__main__":

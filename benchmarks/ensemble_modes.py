@@ -127,6 +127,11 @@ def stock(models: VlmModels) -> Mode:
     return decode
 
 
+def off(models: VlmModels) -> Mode:
+    """No drafts."""
+    return run(govern(models.target, [], policy=static(0)))
+
+
 def modes(models: VlmModels, mixture: Any) -> dict[str, Mode]:
     """Modes of a constant length, with fresh governors.
 
@@ -134,10 +139,7 @@ def modes(models: VlmModels, mixture: Any) -> dict[str, Mode]:
         models: the pair.
         mixture: (members,) best fixed weights in hindsight.
     """
-    found: dict[str, Mode] = {
-        "off": run(govern(models.target, [], policy=static(0))),
-        "stock": stock(models),
-    }
+    found: dict[str, Mode] = {"off": off(models), "stock": stock(models)}
     for view in VIEWS:
         found[view] = run(governed(models, (view,), policy=static()))
     for name in RULES:

@@ -115,27 +115,33 @@ class Beliefs:
         if number:
             self._guard.count(kind, "values that are not between 0 and 1", number)
 
-    def look(self, slots: Ints, batch_size: int, offers: Sequence[Offer]) -> Look:
+    def look(
+        self, slots: Ints, batch_size: int, offers: Sequence[Offer], room: Ints | None = None
+    ) -> Look:
         """What a policy gets to see of these requests.
 
         Args:
             slots: (n > 0,) requests.
             batch_size: rows that the forwards run over.
             offers: what the drafts without steps propose.
+            room: (stepping drafts, n) tokens that each can draft; None for any number.
         """
         key = (batch_size, slots.tobytes())
         prospect = self._prospect
         if prospect is None or prospect.key != key:
             self._prospect = prospect = self._foresee(key, slots)
+        ways = prospect.ways if room is None else prospect.ways.within(room)
         probe = prospect.costs.probe
         if probe is None and self._together is not None:
             self._num_apart += 1
             if self._num_apart > _TRIAL_ROUNDS:
                 self._num_apart = 0
                 trial = self._together, min(_TRIAL_LEN, self._max_draft_len)
-                return self._appraise(slots, prospect, prospect.ways, trial)
+                return self._appraise(slots, prospect, ways, trial)
         if offers and probe is None:
-            return self._appraise(slots, prospect, self._with_offers(slots, prospect, offers))
+            return self._appraise(slots, prospect, self._with_offers(slots, ways, offers))
+        if room is not None:
+            return self._appraise(slots, prospect, ways, probe)
         if prospect.look is None:
             prospect.look = self._appraise(slots, prospect, prospect.ways, probe)
         return prospect.look
@@ -160,11 +166,11 @@ class Beliefs:
         drafts = np.array([*self._drafts, 0], np.int32)
         tokens = np.ones_like(survival)
         np.cumsum(survival[:-1], axis=2, out=tokens[:-1])
-        return _Prospect(key, Ways(drafts, survival, tokens), costs)
+        limit = np.full(survival.shape[:2], self._max_draft_len, np.int32)
+        limit[-1] = 0
+        return _Prospect(key, Ways(drafts, survival, tokens, limit), costs)
 
-    def _with_offers(
-        self, slots: Ints, prospect: _Prospect, offers: Sequence[Offer]
-    ) -> WaysWithOffers:
+    def _with_offers(self, slots: Ints, ways: Ways, offers: Sequence[Offer]) -> WaysWithOffers:
         self._guard.at_work = "acceptance"
         limits = [
             np.minimum(offer.draft_len, self._max_draft_len).astype(np.int32, copy=False)
@@ -174,7 +180,7 @@ class Beliefs:
             self._offers[offer.draft].survival(slots, limit, offer.strength)
             for offer, limit in zip(offers, limits, strict=True)
         ]
-        return WaysWithOffers(prospect.ways, [offer.draft for offer in offers], limits, survival)
+        return WaysWithOffers(ways, [offer.draft for offer in offers], limits, survival)
 
     def _appraise(
         self,
@@ -189,7 +195,7 @@ class Beliefs:
         price, weight, quoted = np.nan, np.ones(len(slots)), None
         if costs.measured:
             # Without offers only a stepping draft, if there is one, can fill a draft.
-            num_ways = len(ways.tokens) - (ways is prospect.ways and len(self._drafts) > 0)
+            num_ways = len(ways.tokens) - (isinstance(ways, Ways) and len(self._drafts) > 0)
             quoted = quote(ways.tokens[:num_ways], costs.round_s[:num_ways])
             way, best_len, weight = quoted.way, quoted.draft_len, quoted.weight
             price = quoted.price * self._correction.factor

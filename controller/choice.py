@@ -44,19 +44,27 @@ class Ways:
             index.
         survival: (ways, n, K + 1) probability that it is accepted up to each length.
         tokens: (ways, n, K + 1) tokens it is expected to bring.
+        limit: (ways, n) longest draft that it can give.
     """
 
     drafts: Ints
     survival: Floats
     tokens: Floats
+    limit: Ints
+
+    def within(self, room: Ints) -> Ways:
+        """These, where the stepping drafts can give no more than room (ways - 1, n) tokens."""
+        limit = self.limit.copy()
+        np.minimum(limit[:-1], room, out=limit[:-1])
+        survival = self.survival * (np.arange(self.survival.shape[2]) <= limit[..., None])
+        return Ways(self.drafts, survival, survival.cumsum(axis=2), limit)
 
     def choose(self, way: int, draft_len: int) -> Choice:
         """One draft for all requests, whatever the length."""
-        num_requests, width = self.survival.shape[1:]
-        limit = 0 if way == len(self.drafts) - 1 else width - 1
+        num_requests = self.survival.shape[1]
         return Choice(
             np.full(num_requests, self.drafts[way], np.int32),
-            np.full(num_requests, limit, np.int32),
+            self.limit[way],
             np.zeros(num_requests, np.bool_),
             self.survival[way],
         )

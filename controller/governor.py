@@ -19,6 +19,7 @@ from flyball.controller.guard import (
     Plans,
     check_draft,
     check_lengths,
+    check_room,
     check_stops,
 )
 from flyball.controller.history import History
@@ -115,6 +116,11 @@ class Governor:
         return self._beliefs.read_every(draft)
 
     @property
+    def drafts_together(self) -> bool:
+        """Whether the drafts have an ensemble, behind them as one more that steps."""
+        return self._ensemble is not None
+
+    @property
     def follows_shadows(self) -> bool:
         """Whether even the one token that a round left over is wanted read."""
         return self._seat.shadows is not None and self._seat.shadows.listening
@@ -182,6 +188,7 @@ class Governor:
         context_len: Ints | None = None,
         num_waiting: int = 0,
         sampled: bool = False,
+        room: Ints | None = None,
     ) -> Plan:
         """Draft lengths for the coming round of these requests.
 
@@ -193,10 +200,14 @@ class Governor:
             context_len: (n,) tokens of each request so far, for the trace.
             num_waiting: requests that wait to be served, for the trace.
             sampled: whether tokens are drawn, or the most likely taken, for an ensemble.
+            room: (stepping drafts, n) tokens that each draft which steps has room for; None where
+                all have room for the longest draft.
 
         Raises:
-            HostError: an offer is of no draft that makes offers.
+            HostError: an offer is of no draft that makes offers, or room not of those that step.
         """
+        if room is not None:
+            check_room(self._host, room, len(slots))
         self.num_steps += 1
         if self._seat.reseat():
             self._steps.forget_looks()
@@ -216,7 +227,7 @@ class Governor:
             offers = self._guard.sound_offers(offers, len(slots))
         started = self._clock()
         try:
-            look = self._beliefs.look(slots, batch_size or len(slots), offers)
+            look = self._beliefs.look(slots, batch_size or len(slots), offers, room)
             plan = self._decide(look)
             if self._ensemble is not None:
                 self._guard.at_work = "ensemble"

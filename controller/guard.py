@@ -163,6 +163,19 @@ def check_draft(host: HostInfo, draft: int, steps: bool) -> None:
         )
 
 
+def check_room(host: HostInfo, room: Ints, num_requests: int) -> None:
+    """Refuse room (drafts, requests) of other drafts than those that step, or of other requests.
+
+    Raises:
+        HostError: in one line.
+    """
+    shape = (sum(draft.steps for draft in host.drafts), num_requests)
+    if room.shape != shape:
+        raise HostError(
+            f"expected room of shape {shape}, one row a draft that steps, but got {room.shape}"
+        )
+
+
 def check_lengths(draft_len: object, num_requests: int, limit: int) -> Ints:
     """The draft lengths that a policy decided on.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +15,8 @@ from flyball.controller.shadows import Shadows
 from flyball.estimators.slots import SlotPool
 from flyball.policies.length.base import Ints, LengthPolicy, Progress, View
 from flyball.policies.registry import LENGTH_POLICIES
+
+logger = logging.getLogger(__name__)
 
 
 class Seat:
@@ -59,6 +62,12 @@ class Seat:
         self.wants_entropy = asks and any(policy.entropies for policy in policies)
         self.wants_reading = any(policy.reads for policy in policies)
         self.max_draft_len = min(file.length.max_draft_len, self._host.max_draft_len)
+        if file.ensemble is not None and self._host.num_members == 0:
+            logger.warning(
+                "ensemble: left aside, for %s has none: it takes two drafts in transformers, and "
+                "the section in the file from the start",
+                self._host.engine_id,
+            )
 
     def vacate(self) -> None:
         """Nobody sits, and nothing is left of the shadows: after a fault, or for a new file."""

@@ -79,6 +79,19 @@ class Drafts:
         offer = None if self._lookup is None else self._lookup.offer()
         return [] if offer is None else [offer]
 
+    def room(self) -> Ints | None:
+        """Tokens (stepping drafts, rows) that each draft has room for; None where all have."""
+        whole = slice(None)
+        rooms = [model.room(whole) for model in self._models]
+        if all((room >= self._governor.max_draft_len).all() for room in rooms):
+            return None
+        lanes = [self._lanes[number] for number in sorted(self._lanes)]
+        by_draft = [model.room(slice(lane, lane + 1)) for model, lane in lanes]
+        if self._governor.drafts_together:
+            able = [room for room in rooms if (room > 0).all()]
+            by_draft.append(np.min(able or rooms, axis=0))
+        return np.maximum(by_draft, 0).astype(np.int32)
+
     @property
     def has_read(self) -> bool:
         """Whether a draft model read prompts or skipped text in the present round."""

@@ -156,6 +156,7 @@ class Decoding:
             context_len=texts.num_own.astype(np.int32),
             num_waiting=len(self._queue),
             sampled=self._do_sample,
+            room=self._drafts.room(),
         )
         room = np.minimum(texts.remaining - 1, self._target.context - texts.num_own)
         wanted = np.minimum(plan.draft_len.astype(np.int64), np.maximum(room, 0))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import logging
 import os
 from dataclasses import dataclass
 from typing import Any
@@ -13,8 +12,6 @@ from flyball.controller.policy_file import PolicyFile, load_policy
 
 POLICY_VARIABLE = "FLYBALL_POLICY"
 _KEYS = ("policy", "allow_untested")
-
-logger = logging.getLogger("vllm.flyball")  # shown as vLLM shows its own
 
 
 @dataclass(frozen=True)
@@ -48,9 +45,4 @@ def read_settings(vllm_config: Any) -> Settings:
             hint = f"did you mean '{near[0]}'?" if near else f"known are {', '.join(_KEYS)}"
             raise PolicyFileError(f"additional-config: unknown key 'flyball.{key}'; {hint}")
     path = own.get("policy") or os.environ.get(POLICY_VARIABLE)
-    policy = load_policy(path)
-    if policy.ensemble is not None:
-        logger.warning(
-            "vLLM drafts with one draft: the section 'ensemble' of the policy file is left aside"
-        )
-    return Settings(policy, own.get("allow_untested") is True)
+    return Settings(load_policy(path), own.get("allow_untested") is True)

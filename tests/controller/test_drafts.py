@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from flyball.controller.errors import HostError
 from flyball.controller.governor import Cost, DraftInfo, Governor, HostInfo, Offer, Outcomes
 from flyball.controller.policy_file import load_policy
 
@@ -39,6 +40,7 @@ class Host:
         self.slots = self.governor.admit(num_requests)
         self.rng = np.random.default_rng(0)
         self.unread = np.zeros(len(drafts), int)
+        self.room: np.ndarray | None = None  # (stepping drafts,) of every request
         self.tokens, self.seconds = 0, 0.0
 
     def offers(self) -> list[Offer]:
@@ -57,7 +59,10 @@ class Host:
         """Draft lengths, drafts used, and strength of the (last) offer."""
         n, governor = len(self.slots), self.governor
         offers = self.offers()
-        plan = governor.plan(self.slots, offers=offers)
+        room = None
+        if self.room is not None:
+            room = np.repeat(self.room[:, None], n, axis=1).astype(np.int32)
+        plan = governor.plan(self.slots, offers=offers, room=room)
         steps = np.array([draft.steps for draft in self.drafts] or [False])
         stepping = steps[plan.draft] & (plan.draft_len > 0)
         used = set(plan.draft[stepping].tolist())
@@ -157,6 +162,34 @@ def test_of_two_equal_models_the_faster_one_drafts() -> None:
     k, draft, _ = host.rounds(50)
     assert (draft[k > 0] == 1).all()
     assert (k > 0).mean() > 0.9
+
+
+@pytest.mark.parametrize("drafts", [(MODEL, DraftInfo("other")), (MODEL, LOOKUP, MODEL)])
+def test_where_the_better_model_has_no_room_the_other_drafts(
+    drafts: tuple[DraftInfo, ...],
+) -> None:
+    worse = len(drafts) - 1
+    acceptance = [0.95] + [0.6] * worse
+    host = Host(drafts, acceptance, [3e-4] * len(drafts), 2, strong=0.1)
+    host.rounds(100)
+    k, draft, _ = host.rounds(50)
+    assert (draft[k > 0] == 0).mean() > 0.9
+    host.room = np.array([0, 2])
+    k, draft, strength = host.rounds(50)
+    stepping = np.isin(draft, [0, worse]) & (k > 0)
+    assert (draft[stepping] == worse).all() and stepping.mean() > 0.8
+    assert k[stepping].max() == 2
+    host.room = None
+    k, draft, _ = host.rounds(50)
+    assert (draft[k > 0] == 0).mean() > 0.9
+    assert not host.governor.faults
+
+
+def test_room_of_other_drafts_is_refused() -> None:
+    governor = Host((MODEL, LOOKUP), [0.5, 0.5], [1e-3, 0.0]).governor
+    slots = governor.admit(3)
+    with pytest.raises(HostError, match=r"expected room of shape \(1, 3\)"):
+        governor.plan(slots, room=np.zeros((2, 3), np.int32))
 
 
 @pytest.mark.parametrize(

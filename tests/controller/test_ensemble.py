@@ -9,6 +9,7 @@ import pytest
 
 from flyball.controller.ensemble import Ensemble
 from flyball.controller.errors import PolicyFileError
+from flyball.controller.governor import Governor, HostInfo
 from flyball.controller.policy_file import PolicyFile, load_policy
 from flyball.estimators.slots import SlotPool
 
@@ -33,6 +34,15 @@ def test_late_evidence_of_another_kind_is_not_learned() -> None:
     ensemble.reload(file("accept_ascent"))
     ensemble.learn(SLOTS, np.zeros(4, np.intp), "ascent", np.tile([1.0, 0.0], (4, 1)), True)
     assert ensemble.decide(SLOTS, True)[0, 0] > 0.6
+
+
+def test_a_host_without_members_says_that_it_leaves_the_section_aside(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    Governor(load_policy({"version": 1}), HostInfo("test"))
+    assert not caplog.text
+    Governor(file("accept_ascent"), HostInfo("test"))
+    assert "ensemble: left aside" in caplog.text
 
 
 def test_what_does_not_suit_the_members_stays_out(caplog: pytest.LogCaptureFixture) -> None:

@@ -171,6 +171,28 @@ def test_the_others_go_on_where_a_members_context_is_full(
     assert min(lengths[-10:-2]) > 0 and gov.governor.faults == {}
 
 
+def test_the_governor_hears_of_a_context_that_is_full(family: tuple[Any, Any, Any]) -> None:
+    target, draft, other = family
+    short = copy.deepcopy(other)
+    short.config.max_position_embeddings = 30
+    gov = govern(target, [short, draft])
+    rooms: list[Any] = []
+    plan = gov.governor.plan
+
+    def watched(*args: Any, room: Any, **rest: Any) -> Plan:
+        rooms.append(room)
+        return plan(*args, room=room, **rest)
+
+    gov.governor.plan = watched  # type: ignore[method-assign]
+    row = random_rows(1)[0]
+    settings = {"max_new_tokens": 100, "min_new_tokens": 100}
+    out = gov.generate(**pad_left([row], 0), do_sample=False, **settings)
+    assert_same(out, len(row), [plain(target, row, **settings)], 0.0)
+    whole = target.config.max_position_embeddings
+    assert rooms[0].tolist() == [[30 - len(row) - 1], [whole - len(row) - 1]]
+    assert rooms[-1][0, 0] == 0 < rooms[-1][1, 0] and gov.governor.faults == {}
+
+
 class JudgesByOneMember(Drafts):
     """Mutant: draws from the mixture, but judges the token by one member's distribution."""
 

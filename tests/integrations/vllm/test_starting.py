@@ -80,14 +80,6 @@ def test_a_policy_comes_from_the_configuration_before_the_environment(
     assert read_settings(config({"policy": heuristic})).policy.length.policy == "heuristic"
 
 
-def test_an_ensemble_is_left_aside_and_says_so(
-    policy: Callable[[str], str], caplog: pytest.LogCaptureFixture
-) -> None:
-    file = policy("version: 1\nensemble: {policy: equal}\n")
-    assert read_settings(config({"policy": file})).policy.length.policy == "goodput"
-    assert "section 'ensemble' of the policy file is left aside" in caplog.text
-
-
 def test_an_untested_version_is_allowed_by_true_alone() -> None:
     assert read_settings(config({"allow_untested": True})).allow_untested
     assert not read_settings(config({"allow_untested": "yes"})).allow_untested
