@@ -208,12 +208,15 @@ class WildHost:
             lengths, sure = plan.draft_len[rows], self._feedback.table(len(rows), 64)
             if choose.random() < 0.1:
                 sure = choose.choice(BAD_TABLES[:5])(sure)
-            kept = self._ask(self.governor.trim, plan.step_id - late, rows, lengths, sure)
+            kept, foreseen = self._ask(
+                self.governor.trim, plan.step_id - late, rows, lengths, sure
+            )
             fits = kept.dtype == np.int32 and kept.shape == rows.shape
             fits = fits and bool(
                 (np.minimum(lengths, 1) <= kept).all() and (kept <= lengths).all()
             )
             expect(fits, f"lengths of 1 to {lengths}", kept)
+            expect(foreseen.shape == rows.shape, f"{len(rows)} probabilities", foreseen)
             expect(not late or (kept == lengths).all(), "drafts of other steps left alone", kept)
 
     def _outcomes(self, plan: Plan, slots: Ints) -> Outcomes:

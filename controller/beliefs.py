@@ -271,6 +271,7 @@ class Beliefs:
                 None if rows.confidence is None else rows.confidence[own],
                 None if rows.entropy is None else rows.entropy[own],
                 num_rounds,
+                None if rows.foreseen is None else rows.foreseen[own],
             )
             if draft.due:
                 self._learn(draft)

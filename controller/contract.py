@@ -148,6 +148,8 @@ class Outcomes:
             planned; None where no draft had. What a host cut short for reasons of its own is not
             observed, and not exhausted.
         entropy: (n, >= observed) of the draft's distribution by position, in nats, if known.
+        foreseen: (n,) probability that the first drafted token that `trim` left unverified would
+            have been accepted after the others; NaN where it left none, None without `trim`.
         num_beside: (n,) tokens accepted beside the proposed ones (0 or 1: a sibling in a tree took
             the place of the first that was rejected); None where there are no siblings.
     """
@@ -162,6 +164,7 @@ class Outcomes:
     exhausted: Bools | None = None
     entropy: Floats | None = None
     num_beside: Ints | None = None
+    foreseen: Floats | None = None
 
     @property
     def gained(self) -> Ints:
@@ -181,6 +184,7 @@ class Outcomes:
             None if self.exhausted is None else self.exhausted[rows],
             None if self.entropy is None else self.entropy[rows],
             None if self.num_beside is None else self.num_beside[rows],
+            None if self.foreseen is None else self.foreseen[rows],
         )
 
 

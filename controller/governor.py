@@ -297,11 +297,14 @@ class Governor:
         step.decision_s += self._clock() - started
         return ends
 
-    def trim(self, step_id: int, rows: Rows, draft_len: Ints, confidence: Floats) -> Ints:
+    def trim(
+        self, step_id: int, rows: Rows, draft_len: Ints, confidence: Floats
+    ) -> tuple[Ints, Floats]:
         """How many tokens of finished drafts to verify, by how sure the draft was of each.
 
         The same question as `stop`, position by position, where the draft is paid for and only
         its verification is still to be saved; asked of one plan as often as it is drafted under.
+        Where that is a small part of the round nothing is cut.
 
         Args:
             step_id: of the plan.
@@ -310,18 +313,21 @@ class Governor:
             confidence: (m, >= draft_len) the draft's largest probability by position.
 
         Returns:
-            (m,) tokens to verify, at least 1 of each draft that has any.
+            (m,) tokens to verify, at least 1 of each draft that has any; and what to say of the
+            first that is left out, see `Outcomes.foreseen`.
         """
-        step = self._steps.latest
+        step, nothing = self._steps.latest, np.full(len(rows), np.nan)
         if step.step_id != step_id or step.look is None or not step.can_ask:
-            return draft_len
+            return draft_len, nothing
+        if not step.look.can_save(int(draft_len.max(initial=0))):
+            return draft_len, nothing
         self._guard.at_work = "stop"
         try:
             overdue = self._beliefs.overdue(step.look.way)
             return step.trim(self._seat.ask, rows, draft_len, confidence, overdue)
         except Exception as error:
             self._fail(error)
-            return draft_len
+            return draft_len, nothing
 
     def observe(self, outcomes: Outcomes, cost: Cost | None = None) -> None:
         """Learn from a step; may be called late, or never, or with rows missing."""

@@ -231,6 +231,9 @@ def check_outcomes(outcomes: Outcomes) -> None:
             sign.dtype.kind != "f" or sign.ndim != 2 or len(sign) != num_rows
         ):
             raise BadAnswerError(f"expected {num_rows} rows of floats, but got {sign!r:.80}")
+    foreseen = outcomes.foreseen
+    if foreseen is not None and (foreseen.dtype.kind != "f" or foreseen.shape != (num_rows,)):
+        raise BadAnswerError(f"expected {num_rows} floats, but got {foreseen!r:.80}")
 
 
 def sound_rows(slots: Ints, proposed: Ints, accepted: Ints, observed: Ints, limit: int) -> Bools:

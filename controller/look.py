@@ -20,6 +20,7 @@ Floats = NDArray[np.float64]
 
 _READING_SHARE = 0.01  # of the seconds without drafts, that a draft may take to read
 _LEAST_UNREAD, MOST_UNREAD = 4, 32  # tokens
+_LEAST_SAVING = 0.05  # of a round's seconds, in the verification of all but first tokens
 
 
 @dataclass(slots=True)
@@ -35,6 +36,17 @@ class Look:
     effects: Floats | None = None  # for stops (2, n, effects); None where nothing steps
     chances: Chances | None = None  # likewise
     _drafted: View | None = None
+
+    def can_save(self, draft_len: int) -> bool:
+        """Whether so much of a round verifies tokens after the first that cutting may pay.
+
+        Asking takes its own seconds, and a cut saves a part of these tokens at the price of some
+        that would have been right.
+        """
+        if self.quoted is None or self.view.probe_len is not None:
+            return True  # nobody knows yet
+        saving = float(self.view.verify_marginal_s[1:draft_len].sum())
+        return saving >= _LEAST_SAVING * float(self.view.round_s[draft_len])
 
     @property
     def drafted(self) -> View:

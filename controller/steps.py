@@ -80,7 +80,7 @@ class Step:
         draft_len: Ints,
         confidence: Floats,
         overdue: bool,
-    ) -> Ints:
+    ) -> tuple[Ints, Floats]:
         """How many tokens (m,) of finished drafts to verify, by the answers to `ask`.
 
         Unlike in mid-draft, the distribution that the next token was taken from is known; the
@@ -92,10 +92,15 @@ class Step:
             draft_len: (m,) tokens that may be verified.
             confidence: (m, >= draft_len) the draft's largest probability by position.
             overdue: whether what follows a first token has to be looked at.
+
+        Returns:
+            Besides, the probability (m,) that the first token that is left out would be accepted
+            after the others; NaN where none is.
         """
+        foreseen = np.full(len(rows), np.nan)
         lengths, longest = draft_len.copy(), int(draft_len.max(initial=0))
         if longest < 2:
-            return lengths
+            return lengths, foreseen
         self.standing = None
         survival = self.advance(rows, 1, confidence[:, 0], drafted=True).survival
         for position in range(1, longest):
@@ -112,8 +117,10 @@ class Step:
                 overdue=overdue and position == 1,
             )
             survival[going] = ahead.survival
-            lengths[going[check_stops(ask(progress), len(going))]] = position
-        return lengths
+            ends = check_stops(ask(progress), len(going))
+            lengths[going[ends]] = position
+            foreseen[going[ends]] = progress.next_acceptance[ends]
+        return lengths, foreseen
 
 
 class Steps:

@@ -109,6 +109,7 @@ class SteppingDraft:
         confidence: Floats | None,
         entropy: Floats | None = None,
         num_rounds: int = 1,
+        foreseen: Floats | None = None,
     ) -> None:
         """Gather what rounds showed of their drafts (n,), oldest first."""
         # The next token that the draft reads continues a draft that was accepted in full.
@@ -116,7 +117,9 @@ class SteppingDraft:
         run[slots] = np.where(proposed > 0, accepted * (observed == accepted), run[slots])
         self.num_single = 0 if (observed > 1).any() else self.num_single + num_rounds
         if np.count_nonzero(observed):
-            self._journal.add(slots, accepted, observed, 0, confidence, entropy, num_rounds)
+            self._journal.add(
+                slots, accepted, observed, 0, confidence, entropy, num_rounds, foreseen
+            )
 
     def read(self, slots: Ints, match: Floats) -> int:
         """Gather what the draft would have proposed on text that it only read.
@@ -163,10 +166,18 @@ class SteppingDraft:
         self._patience = min(2 * self._patience, MOST_ROUNDS)
         if self._journal.num_rows == 0 and not self._readings:
             return 0
+        foreseen = self._journal.foreseen
         (slots, accepted, observed, _), signs, num_rounds = self._journal.take()
         tokens = unroll(accepted, observed)
         owner, seen = slots.astype(np.intp)[tokens.row], slots[observed > 0]
         readings = [(owner, tokens.position, tokens.rejected), *self._readings]
+        # Left unverified for an unsure sign: drafts that go on look better than drafts are, unless
+        # what was expected of these stands in for what nobody saw.
+        cut = np.flatnonzero((accepted == observed) & (foreseen >= 0.0) & (foreseen <= 1.001))
+        if len(cut):
+            position = np.minimum(observed[cut], self._last).astype(np.intp)
+            rejected = np.maximum(1.0 - foreseen[cut], 0.0)
+            readings.append((slots[cut].astype(np.intp), position, rejected))
         read_owner, cells, rejected = map(np.concatenate, zip(*readings, strict=True))
         read_seen = np.concatenate([seen, read_owner[len(owner) :]])
         lasting = self._by_position.update(

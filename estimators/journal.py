@@ -49,6 +49,7 @@ class Journal:
         self.num_rows = self.num_rounds = 0
         self._ints = np.zeros((4, capacity), np.int32)
         self._signs = np.empty((2, capacity, self._width))
+        self._foreseen = np.full(capacity, np.nan)
 
     @property
     def due(self) -> bool:
@@ -64,17 +65,23 @@ class Journal:
         confidence: Floats | None = None,
         entropy: Floats | None = None,
         num_rounds: int = 1,
+        foreseen: Floats | None = None,
     ) -> None:
-        """Note the rows (n,) of some rounds; (n, >= observed) confidence and entropy, if known."""
+        """Note the rows (n,) of some rounds; (n, >= observed) confidence and entropy, if known.
+
+        And (n,) what is expected of the first token that was not verified, if that was the choice.
+        """
         start, stop = self.num_rows, self.num_rows + len(slots)
         if stop > self._ints.shape[1]:
             ints, signs = self._ints[:, :start], self._signs[:, :start]
-            before = self.num_rounds
+            before, expected = self.num_rounds, self._foreseen[:start]
             self._clear(2 * stop)
             self._ints[:, :start], self._signs[:, :start] = ints, signs
+            self._foreseen[:start] = expected
             self.num_rounds = before
         block = self._ints[:, start:stop]
         block[0], block[1], block[2], block[3] = slots, accepted, observed, strength
+        self._foreseen[start:stop] = np.nan if foreseen is None else foreseen
         places = self._signs[:, start:stop]
         for place, sign, missing in zip(
             places, (confidence, entropy), (NO_CONFIDENCE, np.nan), strict=True
@@ -87,6 +94,11 @@ class Journal:
                 place[:, width:] = missing  # not what stood there before
         self.num_rows = stop
         self.num_rounds += num_rounds
+
+    @property
+    def foreseen(self) -> Floats:
+        """What is expected (rows,) of tokens that were not verified; NaN for nothing."""
+        return self._foreseen[: self.num_rows]
 
     def take(self) -> tuple[NDArray[np.int32], Floats, int]:
         """Slots, accepted, observed, strength (4, rows); confidence, entropy (2, rows, width).

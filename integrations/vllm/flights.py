@@ -71,6 +71,23 @@ class Course:
         return self._planned[1:]
 
 
+@dataclass(frozen=True, slots=True)
+class Sureness:
+    """How sure the drafter was in a step, and what was made of it.
+
+    Attributes:
+        names: of the requests.
+        confidence: (requests, tokens) largest probability of the drafter.
+        length: (requests,) tokens left to verify.
+        foreseen: (requests,) see `Outcomes`.
+    """
+
+    names: list[str]
+    confidence: Floats
+    length: Ints
+    foreseen: Floats
+
+
 @dataclass(slots=True)
 class Flight:
     """One engine step.
@@ -83,7 +100,7 @@ class Flight:
         num_tokens: of them for each request.
         num_drafted: of them drafted before, for requests that have any.
         found: requests, and how many tokens the drafter gave each, where the engine says.
-        sure: requests, and how sure the drafter was of their tokens (requests, tokens), likewise.
+        sure: how sure the drafter was, likewise.
         started_s: when it was scheduled.
         ended_s: when its output was taken in.
         idle_after: whether the engine then had nothing to do.
@@ -98,7 +115,7 @@ class Flight:
     num_tokens: Mapping[str, int]
     num_drafted: dict[str, int]
     found: tuple[list[str], list[int]] | None
-    sure: tuple[list[str], Floats] | None
+    sure: Sureness | None
     started_s: float
     ended_s: float = 0.0
     idle_after: bool = False
@@ -203,6 +220,7 @@ def history_of(flights: Sequence[Flight], costs: Sequence[Cost | None], ledger: 
     counts = np.fromiter(itertools.chain.from_iterable(pairs), np.int32, 2 * sum(num_rows))
     proposed, accepted = counts.reshape(-1, 2).T.copy()
     exhausted = _exhausted(flights, names_of, proposed)
+    confidence, foreseen = _signs(flights, names_of, proposed)
     # Where a grammar ends nothing is refused: vLLM counts more accepted than proposed there.
     accepted = np.minimum(accepted, proposed)
     return History(
@@ -212,8 +230,9 @@ def history_of(flights: Sequence[Flight], costs: Sequence[Cost | None], ledger: 
             proposed=proposed,
             accepted=accepted,
             observed=np.minimum(accepted + 1, proposed),
-            confidence=_confidence(flights, names_of, sum(num_rows)),
+            confidence=confidence,
             exhausted=exhausted,
+            foreseen=foreseen,
         ),
         plan_ids,
         num_rows,
@@ -248,27 +267,31 @@ def _exhausted(
     return np.asarray((given < planned) & (proposed == given), np.bool_)
 
 
-def _confidence(
-    flights: Sequence[Flight], names_of: Sequence[list[str]], num_rows: int
-) -> Floats | None:
-    """How sure the drafter was of each token (rows, tokens), for every request in every step.
+def _signs(
+    flights: Sequence[Flight], names_of: Sequence[list[str]], proposed: Ints
+) -> tuple[Floats | None, Floats | None]:
+    """How sure the drafter was of each token (rows, tokens), and what was foreseen (rows,).
 
-    None where nobody says, if only in one of the steps.
+    Of every request in every step; None where nobody says, if only in one of the steps.
     """
     told = [(flight, names) for flight, names in zip(flights, names_of, strict=True) if names]
     if not told or any(flight.sure is None and flight.num_drafted for flight, _ in told):
-        return None
-    parts = [flight.sure for flight, _ in told if flight.sure is not None]
-    width = max((part.shape[1] for _, part in parts), default=0)
-    confidence, start = np.full((num_rows, width), np.nan), 0
+        return None, None
+    widths = [flight.sure.confidence.shape[1] for flight, _ in told if flight.sure is not None]
+    confidence = np.full((len(proposed), max(widths, default=0)), np.nan)
+    foreseen, start = np.full(len(proposed), np.nan), 0
     for flight, names in told:
-        stop = start + len(names)
-        if flight.sure is not None:
-            known, part = flight.sure
-            if names != known:
-                row_of = {name: row for row, name in enumerate(known)}
-                part = np.vstack([part, np.full(part.shape[1], np.nan)])
-                part = part[[row_of.get(name, -1) for name in names]]
-            confidence[start:stop, : part.shape[1]] = part
-        start = stop
-    return confidence
+        rows, sure = slice(start, start + len(names)), flight.sure
+        start = rows.stop
+        if sure is None:
+            continue
+        part, length, expected = sure.confidence, sure.length, sure.foreseen
+        if names != sure.names:
+            row_of = {name: row for row, name in enumerate(sure.names)}
+            place = np.array([row_of.get(name, -1) for name in names])
+            part, length, expected = part[place], length[place], expected[place].copy()
+            part, expected[place < 0] = np.where(place[:, None] < 0, np.nan, part), np.nan
+        confidence[rows, : part.shape[1]] = part
+        # What the engine cut besides, for lack of room or a grammar, says nothing.
+        foreseen[rows] = np.where(length == proposed[rows], expected, np.nan)
+    return confidence, foreseen

@@ -22,7 +22,7 @@ from flyball.controller.governor import Governor
 from flyball.controller.guard import Guard
 from flyball.controller.metrics import Mode, Status
 from flyball.controller.policy_file import PolicyFile
-from flyball.integrations.vllm.flights import Counts, Course, Flight, history_of
+from flyball.integrations.vllm.flights import Counts, Course, Flight, Sureness, history_of
 from flyball.integrations.vllm.hold import Hold
 from flyball.integrations.vllm.ledger import Ledger
 from flyball.integrations.vllm.metrics import Publisher
@@ -84,7 +84,7 @@ class Pilot:
         self._latest: Flight | None = None
         self._counts: Counts = {}
         self._found: tuple[list[str], list[int]] | None = None
-        self._sure: tuple[list[str], Floats] | None = None
+        self._sure: Sureness | None = None
         self._hold = Hold()
 
     @property
@@ -270,7 +270,6 @@ class Pilot:
                 self._found = (names, given)
             lengths = course.rows(names)
             if confidence is not None and self.governor.wants_confidence:
-                self._sure = (names, confidence)
                 lengths = self._trimmed(course, names, lengths, confidence)
             cut = zip(drafts, given, lengths, strict=True)
             drafts = [draft if found <= most else draft[:most] for draft, found, most in cut]
@@ -286,10 +285,11 @@ class Pilot:
         if course.plan_id is None or not course.draft_len:
             return lengths
         which, rows = course.planned(names)
-        trimmed = np.array(lengths, np.int32)
-        trimmed[which] = self.governor.trim(
+        trimmed, foreseen = np.array(lengths, np.int32), np.full(len(names), np.nan)
+        trimmed[which], foreseen[which] = self.governor.trim(
             course.plan_id, rows, trimmed[which], confidence[which]
         )
+        self._sure = Sureness(names, confidence, trimmed, foreseen)
         return list(trimmed.tolist())
 
     def count(self, name: str, num_proposed: int, num_accepted: int) -> None:

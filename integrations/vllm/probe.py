@@ -49,8 +49,7 @@ class DraftProbe:
     def _listen(self, *args: Any, **kwargs: Any) -> Any:
         logits = self._compute(*args, **kwargs)
         if isinstance(logits, torch.Tensor) and logits.ndim == 2:  # not every rank has them
-            wide = logits.float()
-            self._heard.append(wide.amax(-1) - wide.logsumexp(-1))
+            self._heard.append(logits.softmax(-1, dtype=torch.float32).amax(-1))
         return logits
 
     def take(self, num_requests: int, num_tokens: int) -> NDArray[np.float32] | None:
@@ -63,7 +62,7 @@ class DraftProbe:
             or any(len(part) != num_requests for part in heard)
         ):
             return None
-        return torch.stack(heard, dim=1).exp().cpu().numpy()
+        return torch.stack(heard, dim=1).cpu().numpy()
 
 
 class _Probed:
