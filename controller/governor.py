@@ -304,7 +304,7 @@ class Governor:
 
         The same question as `stop`, position by position, where the draft is paid for and only
         its verification is still to be saved; asked of one plan as often as it is drafted under.
-        Where that is a small part of the round nothing is cut.
+        Where that is a small part of the round, policies that weigh it are not asked.
 
         Args:
             step_id: of the plan.
@@ -319,7 +319,8 @@ class Governor:
         step, nothing = self._steps.latest, np.full(len(rows), np.nan)
         if step.step_id != step_id or step.look is None or not step.can_ask:
             return draft_len, nothing
-        if not step.look.can_save(int(draft_len.max(initial=0))):
+        policy = self._seat.policy
+        if policy is None or not (policy.still or step.look.can_save(draft_len)):
             return draft_len, nothing
         self._guard.at_work = "stop"
         try:

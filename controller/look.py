@@ -17,6 +17,7 @@ from flyball.estimators.survival import Chances
 from flyball.policies.length.base import View
 
 Floats = NDArray[np.float64]
+Ints = NDArray[np.int32]
 
 _READING_SHARE = 0.01  # of the seconds without drafts, that a draft may take to read
 _LEAST_UNREAD, MOST_UNREAD = 4, 32  # tokens
@@ -37,16 +38,17 @@ class Look:
     chances: Chances | None = None  # likewise
     _drafted: View | None = None
 
-    def can_save(self, draft_len: int) -> bool:
-        """Whether so much of a round verifies tokens after the first that cutting may pay.
+    def can_save(self, draft_len: Ints) -> bool:
+        """Whether to verify drafts (m,) of these lengths takes long enough for cuts to pay.
 
-        Asking takes its own seconds, and a cut saves a part of these tokens at the price of some
-        that would have been right.
+        First tokens aside, which are always verified. Asking takes its own seconds, and a cut
+        saves a part of the others at the price of some that would have been right.
         """
         if self.quoted is None or self.view.probe_len is not None:
             return True  # nobody knows yet
-        saving = float(self.view.verify_marginal_s[1:draft_len].sum())
-        return saving >= _LEAST_SAVING * float(self.view.round_s[draft_len])
+        longest = int(draft_len.max(initial=0))
+        saving = float(self.view.verify_marginal_s[1:longest].sum())
+        return saving >= _LEAST_SAVING * float(self.view.round_s[longest])
 
     @property
     def drafted(self) -> View:
