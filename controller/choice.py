@@ -85,20 +85,22 @@ class WaysWithOffers:
     ) -> None:
         self._ways = ways
         self._drafts = np.array(drafts, np.int32)
-        self._limits = np.array(limits)
-        self._survival = np.array(survival)
-        self._tokens = self._survival.cumsum(axis=2)
-        self.tokens: Floats = np.maximum(ways.tokens, self._tokens.max(axis=0))
+        self._limits, self._survival = limits, survival
+        self._tokens = [own.cumsum(axis=1) for own in survival]
+        most = self._tokens[0] if len(survival) == 1 else np.maximum.reduce(self._tokens)
+        self.tokens: Floats = np.maximum(ways.tokens, most)
 
     def choose(self, way: int, draft_len: int) -> Choice:
         """The draft of each request that promises most tokens at a length."""
         choice = self._ways.choose(way, draft_len)
-        offers = self._tokens[:, :, draft_len]
-        best, rows = offers.argmax(axis=0), np.arange(offers.shape[1])
-        offered = offers[best, rows] > self._ways.tokens[way, :, draft_len]
-        return Choice(
-            np.where(offered, self._drafts[best], choice.draft),
-            np.where(offered, self._limits[best, rows], choice.limit),
-            offered,
-            np.where(offered[:, None], self._survival[best, rows], choice.survival),
-        )
+        draft, limit, survival = choice.draft, choice.limit, choice.survival
+        most = self._ways.tokens[way, :, draft_len]
+        offered = np.zeros(len(draft), np.bool_)
+        for index, tokens in enumerate(self._tokens):
+            better = tokens[:, draft_len] > most
+            most = np.maximum(most, tokens[:, draft_len])
+            draft = np.where(better, self._drafts[index], draft)
+            limit = np.where(better, self._limits[index], limit)
+            survival = np.where(better[:, None], self._survival[index], survival)
+            offered |= better
+        return Choice(draft, limit, offered, survival)

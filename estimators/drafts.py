@@ -249,6 +249,8 @@ class OfferDraft:
         self._acceptance = AcceptanceEstimator(_offer_prior(), _OFFER_POSITIONS)
         self._journal = Journal(0)
         self._lengths = np.arange(max_draft_len + 1)
+        # What follows for some requests until something is learned (n, strengths, lengths).
+        self._expected: tuple[bytes, Floats] | None = None
         self._derive()
 
     @property
@@ -264,11 +266,15 @@ class OfferDraft:
     def admit(self, slots: Ints) -> None:
         """Forget what earlier requests in these slots did; nothing of theirs may be pending."""
         self._acceptance.admit(slots)
+        self._expected = None
 
     def survival(self, slots: Ints, draft_len: Ints, strength: Ints) -> Floats:
         """Probability (n, max_draft_len + 1) that each length is accepted; 0 beyond the offer."""
-        frailties = self._acceptance.frailties(slots)
-        survival: Floats = np.einsum("nf,nfk->nk", frailties, self._survival[strength])
+        key = slots.tobytes()
+        if self._expected is None or self._expected[0] != key:
+            by_frailty = self._acceptance.frailties(slots) @ self._survival
+            self._expected = key, by_frailty.reshape(len(slots), NUM_STRENGTHS, -1)
+        survival: Floats = self._expected[1][np.arange(len(slots)), strength]
         survival *= self._lengths <= draft_len[:, None]
         return survival
 
@@ -277,8 +283,9 @@ class OfferDraft:
         position = np.minimum(self._lengths[:-1], _OFFER_POSITIONS - 1)
         total = np.zeros((NUM_STRENGTHS, len(self._lengths)))
         np.cumsum(hazard[:, position], axis=1, out=total[:, 1:])
-        # (strengths, frailties, lengths)
-        self._survival = np.exp(-FRAILTIES[:, None] * total[:, None, :])
+        # (frailties, strengths x lengths)
+        self._survival = np.exp(-FRAILTIES[:, None] * total.ravel())
+        self._expected = None
 
     def note(self, slots: Ints, strength: Ints, num_matched: Ints, num_compared: Ints) -> None:
         """Gather how far offers (n,) agreed with the text that settled."""
