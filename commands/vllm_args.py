@@ -68,7 +68,11 @@ def vllm_args(
     ] = None,
     max_num_seqs: Annotated[int, typer.Option(min=1, help="As for vllm serve.")] = 256,
     probe: Annotated[
-        bool, typer.Option("--probe", help="Cut drafts where the draft model was unsure.")
+        bool,
+        typer.Option(
+            "--probe",
+            help="Cut drafts where the draft model was unsure; needs --no-async-scheduling.",
+        ),
     ] = False,
 ) -> None:
     """Print the flags for `vllm serve` that let POLICY govern it."""

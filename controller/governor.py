@@ -319,16 +319,16 @@ class Governor:
         step, nothing = self._steps.latest, np.full(len(rows), np.nan)
         if step.step_id != step_id or step.look is None or not step.can_ask:
             return draft_len, nothing
-        policy = self._seat.policy
-        if policy is None or not (policy.still or step.look.can_save(draft_len)):
-            return draft_len, nothing
+        started, policy, answer = self._clock(), self._seat.policy, (draft_len, nothing)
         self._guard.at_work = "stop"
         try:
-            overdue = self._beliefs.overdue(step.look.way)
-            return step.trim(self._seat.ask, rows, draft_len, confidence, overdue)
+            if policy is not None and (policy.still or step.look.can_save(draft_len)):
+                overdue = self._beliefs.overdue(step.look.way)
+                answer = step.trim(self._seat.ask, rows, draft_len, confidence, overdue)
         except Exception as error:
             self._fail(error)
-            return draft_len, nothing
+        step.trim_s = max(step.trim_s, self._clock() - started)
+        return answer
 
     def observe(self, outcomes: Outcomes, cost: Cost | None = None) -> None:
         """Learn from a step; may be called late, or never, or with rows missing."""
@@ -420,9 +420,10 @@ class Governor:
             if rows is not None and np.array_equal(rows.slots, step.slots):
                 accepted = rows.gained
         self._beliefs.observe_cost(cost, look, accepted)
-        if step is not None and step.decision_s > max(SLOW_DECISION_S, cost.step_s):
+        decision_s = 0.0 if step is None else step.decision_s + step.trim_s
+        if decision_s > max(SLOW_DECISION_S, cost.step_s):
             self._guard.at_work = "overrun"
-            raise BadAnswerError(f"a decision of {step.decision_s} s governed {cost.step_s} s")
+            raise BadAnswerError(f"a decision of {decision_s} s governed {cost.step_s} s")
 
     def read(
         self,

@@ -57,8 +57,12 @@ class Seat:
         policies = [LENGTH_POLICIES[file.length.policy]]
         if self.follows:
             policies += [type(policy) for policy in shadows.values()]
-        asks = self._host.mid_draft_stop or self._host.trims
-        self.wants_confidence = asks and any(policy.stops for policy in policies)
+        asks = self._host.mid_draft_stop
+        # Of a finished draft nobody knows the entropies.
+        self.wants_confidence = any(
+            policy.stops and (asks or (self._host.trims and not policy.entropies))
+            for policy in policies
+        )
         self.wants_entropy = asks and any(policy.entropies for policy in policies)
         self.wants_reading = any(policy.reads for policy in policies)
         self.max_draft_len = min(file.length.max_draft_len, self._host.max_draft_len)

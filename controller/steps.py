@@ -32,6 +32,7 @@ class Step:
     look: Look | None = None  # None in a round without the policy
     standing: Floats | None = None  # effects (2, n, effects) times likelihood of the draft so far
     decision_s: float = 0.0
+    trim_s: float = 0.0  # of the dearest trim; a plan may be trimmed under many times
 
     @property
     def can_ask(self) -> bool:
@@ -105,6 +106,8 @@ class Step:
         survival = self.advance(rows, 1, confidence[:, 0], drafted=True).survival
         for position in range(1, longest):
             going = np.flatnonzero(lengths > position)
+            if len(going) == 0:
+                break
             ahead = self.advance(
                 rows[going], position + 1, confidence[going, position], drafted=True
             )

@@ -77,7 +77,13 @@ class AcceptanceEstimator:
         return result
 
     def update(
-        self, slots: Slots, cells: Cells, rejected: Floats, seen: Slots, num_rounds: int = 1
+        self,
+        slots: Slots,
+        cells: Cells,
+        rejected: Floats,
+        seen: Slots,
+        num_rounds: int = 1,
+        foreseen: tuple[Slots, Cells, Floats] | None = None,
     ) -> float:
         """Learn from the observed tokens of one or several rounds.
 
@@ -88,6 +94,8 @@ class AcceptanceEstimator:
                 probability that it would have rejected it.
             seen: (r,) the request of each record, once for each round that it was observed in.
             num_rounds: rounds that the tokens come from.
+            foreseen: the first three for tokens that nobody saw since they were expected to be
+                rejected. They make up for that in the hazards, and are no evidence on a request.
 
         Returns:
             Share of the shared counts that these tokens left standing.
@@ -105,6 +113,12 @@ class AcceptanceEstimator:
         self._rejections *= keep
         self._rejections += misses.sum(axis=0)
         self._exposure *= keep
+        if foreseen is not None:
+            place = foreseen[0] * shape[1] + foreseen[1]
+            unseen: Any = np.bincount(place, foreseen[2], size).reshape(shape)
+            others: Any = np.bincount(place, 1.0 - foreseen[2], size).reshape(shape)
+            self._rejections += unseen.sum(axis=0)
+            self._exposure += self._expect(others, unseen)[1]
         self._exposure += exposure
         rate = np.maximum(self.hazard[:, None] * FRAILTIES, 1e-9)  # (cells, frailties)
         self._levels.update(misses @ np.log(-np.expm1(-rate)) - hits @ rate, seen)

@@ -173,15 +173,16 @@ class SteppingDraft:
         readings = [(owner, tokens.position, tokens.rejected), *self._readings]
         # Left unverified for an unsure sign: drafts that go on look better than drafts are, unless
         # what was expected of these stands in for what nobody saw.
+        unseen = None
         cut = np.flatnonzero((accepted == observed) & (foreseen >= 0.0) & (foreseen <= 1.001))
         if len(cut):
             position = np.minimum(observed[cut], self._last).astype(np.intp)
             rejected = np.maximum(1.0 - foreseen[cut], 0.0)
-            readings.append((slots[cut].astype(np.intp), position, rejected))
+            unseen = slots[cut].astype(np.intp), position, rejected
         read_owner, cells, rejected = map(np.concatenate, zip(*readings, strict=True))
         read_seen = np.concatenate([seen, read_owner[len(owner) :]])
         lasting = self._by_position.update(
-            read_owner, cells, rejected, read_seen, num_rounds + self._num_read
+            read_owner, cells, rejected, read_seen, num_rounds + self._num_read, unseen
         )
         if lasting < 1.0:
             self._this_token.forget(lasting)

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from flyball.controller.contract import Cost, Outcomes
 from flyball.controller.history import History
+from flyball.estimators.journal import NO_CONFIDENCE
 from flyball.integrations.vllm.ledger import Ledger
 
 Ints = NDArray[np.int32]
@@ -272,25 +273,28 @@ def _signs(
 ) -> tuple[Floats | None, Floats | None]:
     """How sure the drafter was of each token (rows, tokens), and what was foreseen (rows,).
 
-    Of every request in every step; None where nobody says, if only in one of the steps.
+    Of every request in every step; None where nobody says.
     """
-    told = [(flight, names) for flight, names in zip(flights, names_of, strict=True) if names]
-    if not told or any(flight.sure is None and flight.num_drafted for flight, _ in told):
+    widths = [flight.sure.confidence.shape[1] for flight in flights if flight.sure is not None]
+    if not widths:
         return None, None
-    widths = [flight.sure.confidence.shape[1] for flight, _ in told if flight.sure is not None]
-    confidence = np.full((len(proposed), max(widths, default=0)), np.nan)
+    confidence = np.full((len(proposed), max(widths)), NO_CONFIDENCE)
     foreseen, start = np.full(len(proposed), np.nan), 0
-    for flight, names in told:
+    before: tuple[list[str], list[str]] = [], []
+    place = np.zeros(0, np.intp)  # of each request among the drafter's, -1 for none
+    for flight, names in zip(flights, names_of, strict=True):
         rows, sure = slice(start, start + len(names)), flight.sure
         start = rows.stop
         if sure is None:
             continue
         part, length, expected = sure.confidence, sure.length, sure.foreseen
         if names != sure.names:
-            row_of = {name: row for row, name in enumerate(sure.names)}
-            place = np.array([row_of.get(name, -1) for name in names])
-            part, length, expected = part[place], length[place], expected[place].copy()
-            part, expected[place < 0] = np.where(place[:, None] < 0, np.nan, part), np.nan
+            if (names, sure.names) != before:
+                before, row_of = (names, sure.names), {n: row for row, n in enumerate(sure.names)}
+                place = np.array([row_of.get(name, -1) for name in names], np.intp)
+            known = place >= 0
+            part = np.where(known[:, None], part[place], NO_CONFIDENCE)
+            length, expected = length[place], np.where(known, expected[place], np.nan)
         confidence[rows, : part.shape[1]] = part
         # What the engine cut besides, for lack of room or a grammar, says nothing.
         foreseen[rows] = np.where(length == proposed[rows], expected, np.nan)

@@ -286,6 +286,7 @@ class Pilot:
             return lengths
         which, rows = course.planned(names)
         trimmed, foreseen = np.array(lengths, np.int32), np.full(len(names), np.nan)
+        np.minimum(trimmed, confidence.shape[1], out=trimmed)
         trimmed[which], foreseen[which] = self.governor.trim(
             course.plan_id, rows, trimmed[which], confidence[which]
         )

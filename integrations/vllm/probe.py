@@ -23,6 +23,8 @@ logger = logging.getLogger("vllm.flyball")  # shown as vLLM shows its own
 class DraftProbe:
     """Listens to a drafter that computes logits token by token.
 
+    What goes wrong here ends the listening, never the draft.
+
     Args:
         drafter: of vLLM's model runner.
 
@@ -39,6 +41,7 @@ class DraftProbe:
             raise ValueError("the drafter's ranks each know a part of the logits")
         self._compute, self._propose = compute, propose
         self._heard: list[torch.Tensor] = []
+        self._deaf = False
         drafter.model.compute_logits = self._listen
         drafter.propose = self._begin
 
@@ -48,9 +51,18 @@ class DraftProbe:
 
     def _listen(self, *args: Any, **kwargs: Any) -> Any:
         logits = self._compute(*args, **kwargs)
-        if isinstance(logits, torch.Tensor) and logits.ndim == 2:  # not every rank has them
-            self._heard.append(logits.softmax(-1, dtype=torch.float32).amax(-1))
+        # Not every rank has logits.
+        if isinstance(logits, torch.Tensor) and logits.ndim == 2 and not self._deaf:
+            try:
+                self._heard.append(logits.softmax(-1, dtype=torch.float32).amax(-1))
+            except Exception as error:
+                self._give_up(error)
         return logits
+
+    def _give_up(self, error: Exception) -> None:
+        self._deaf = True
+        self._heard.clear()
+        logger.warning("flyball listens to the drafter no longer: %r", error)
 
     def take(self, num_requests: int, num_tokens: int) -> NDArray[np.float32] | None:
         """What was heard of the draft (requests, tokens) made last, once; None if it was not."""
@@ -62,7 +74,11 @@ class DraftProbe:
             or any(len(part) != num_requests for part in heard)
         ):
             return None
-        return torch.stack(heard, dim=1).cpu().numpy()
+        try:
+            return torch.stack(heard, dim=1).cpu().numpy()
+        except Exception as error:
+            self._give_up(error)
+            return None
 
 
 class _Probed:
@@ -72,11 +88,14 @@ class _Probed:
     """
 
     model_runner: Any
+    vllm_config: Any
     _probe: DraftProbe | None = None
 
     def load_model(self, *args: Any, **kwargs: Any) -> None:
         """As the worker's own."""
         super().load_model(*args, **kwargs)
+        if self.vllm_config.scheduler_config.async_scheduling:
+            return  # nobody would hear of it; the scheduler says so
         try:
             self._probe = DraftProbe(self.model_runner.drafter)
         except (AttributeError, ValueError) as error:

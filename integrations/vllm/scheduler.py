@@ -130,14 +130,18 @@ def _choose(base: type, vllm_config: Any, settings: Settings) -> tuple[type | No
     if reason:
         logger.warning("flyball only observes, the engine keeps its draft lengths: %s", reason)
         return _Observed, pilot
-    if traits.probes_in_vain:
-        logger.warning("flyball learns no confidences: %s", traits.probes_in_vain)
+    cuts = traits.probed and pilot.governor.wants_confidence
+    in_vain = traits.probes_in_vain
+    if traits.probed and not cuts:
+        in_vain = f"policy {settings.policy.length.policy} does not judge by them"
+    if in_vain:
+        logger.warning("flyball learns no confidences: %s", in_vain)
     alike = "each with its own length" if traits.ragged_ok else "alike"
     logger.info(
         "flyball governs: policy %s, %s, up to %d drafted tokens, requests of a step %s",
         settings.policy.length.policy,
         traits.method,
         traits.max_draft_len,
-        f"{alike}, cut where the drafter is unsure" if traits.probed else alike,
+        f"{alike}, cut where the drafter is unsure" if cuts else alike,
     )
     return _Governed, pilot

@@ -143,6 +143,32 @@ def test_nothing_is_asked_where_little_could_be_saved() -> None:
     assert max(plan.draft_len.max() for plan, _, _ in rounds) > 1
 
 
+def test_rules_on_entropies_are_not_asked_for_nobody_knows_them() -> None:
+    assert make("threshold").wants_confidence
+    assert not make("svip").wants_confidence and not make("svip").wants_entropy
+
+
+def test_a_slow_answer_counts_once_a_plan_however_long_that_is_held() -> None:
+    governor = make("threshold", min_confidence=0.0)
+    now_s = 0.0
+
+    def clock() -> float:
+        nonlocal now_s
+        now_s += 0.003  # every look at it takes a while
+        return now_s
+
+    served = Served(governor)
+    governor._clock = clock
+    for _ in range(5):
+        served.round()
+        plan, rows = governor._steps.latest, np.arange(REQUESTS)
+        for _ in range(20):
+            lengths, sure = np.full(REQUESTS, WIDTH, np.int32), np.ones((REQUESTS, WIDTH))
+            governor.trim(plan.step_id, rows, lengths, sure)
+        assert plan.decision_s + plan.trim_s < 0.02
+    assert governor.faults == {}
+
+
 def test_a_fault_cuts_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     served = Served(make("threshold"))
     plan, _, _ = served.round()
