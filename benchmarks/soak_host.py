@@ -89,7 +89,11 @@ class WildHost:
         while len(self._alive) == 0:
             self._admit()
         for _ in range(self._host.feedback_delay + 2):
-            self._ask(self.governor.plan, self._alive[:1])
+            plan = self._ask(self.governor.plan, self._alive[:1])
+        # What is kept for each position until something is learned is there whole at every look.
+        rows, sure = np.zeros(1, np.intp), np.ones(1)
+        for position in range(1, self._limit):
+            self._ask(self.governor.stop, plan.step_id, rows, position, sure)
 
     def _bad(self, *kinds: str) -> bool:
         """Whether to say something wrong, which may be counted as faults of these kinds."""

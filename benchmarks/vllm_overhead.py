@@ -21,7 +21,7 @@ import numpy as np
 
 from benchmarks import report
 from benchmarks.vllm_load import DOMAINS, QUICK_NEW_TOKENS
-from benchmarks.vllm_server import ENGINE_ENVIRONMENT, MAX_MODEL_LEN, MAX_NUM_SEQS
+from benchmarks.vllm_server import MAX_MODEL_LEN, MAX_NUM_SEQS, stay_on_one_core
 from benchmarks.vllm_serving import PACKAGES, read_prompts
 from benchmarks.vllm_variants import METHODS, POLICY, speculative_config
 from flyball.demo.widen import save_for_vllm
@@ -36,14 +36,7 @@ def main() -> None:
     """Measure, print, write."""
     parser = report.argument_parser("vllm_overhead", __doc__, "shorter texts")
     arguments = parser.parse_args()
-    core = min(os.sched_getaffinity(0))
-    os.sched_setaffinity(0, [core])
-    os.environ.update(
-        ENGINE_ENVIRONMENT,
-        VLLM_ENABLE_V1_MULTIPROCESSING="0",
-        VLLM_LOGGING_LEVEL="ERROR",
-        VLLM_CPU_OMP_THREADS_BIND=str(core),
-    )
+    stay_on_one_core()
     found = []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

@@ -48,6 +48,18 @@ FLAGS = (
 )  # fmt: skip
 
 
+def stay_on_one_core() -> None:
+    """Keep this process and an engine in it, whose settings these are, to the lowest core."""
+    core = min(os.sched_getaffinity(0))
+    os.sched_setaffinity(0, [core])
+    os.environ.update(
+        ENGINE_ENVIRONMENT,
+        VLLM_ENABLE_V1_MULTIPROCESSING="0",
+        VLLM_LOGGING_LEVEL="ERROR",
+        VLLM_CPU_OMP_THREADS_BIND=str(core),
+    )
+
+
 class ServerError(RuntimeError):
     """A server did not start, or ended by itself."""
 

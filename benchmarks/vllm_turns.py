@@ -16,7 +16,7 @@ import numpy as np
 
 from benchmarks import report
 from benchmarks.vllm_load import DOMAINS, Job, domain_jobs
-from benchmarks.vllm_server import ENGINE_ENVIRONMENT, MAX_MODEL_LEN, MAX_NUM_SEQS
+from benchmarks.vllm_server import MAX_MODEL_LEN, MAX_NUM_SEQS, stay_on_one_core
 from benchmarks.vllm_serving import PACKAGES, read_prompts
 from benchmarks.vllm_variants import POLICY
 from flyball.demo.widen import save_for_vllm
@@ -46,14 +46,7 @@ def compare(
     parser = report.argument_parser(name, doc, "two repetitions; says little")
     report.add_seed_base(parser, "requests")
     arguments = parser.parse_args()
-    core = min(os.sched_getaffinity(0))
-    os.sched_setaffinity(0, [core])
-    os.environ.update(
-        ENGINE_ENVIRONMENT,
-        VLLM_ENABLE_V1_MULTIPROCESSING="0",
-        VLLM_LOGGING_LEVEL="ERROR",
-        VLLM_CPU_OMP_THREADS_BIND=str(core),
-    )
+    stay_on_one_core()
     with tempfile.TemporaryDirectory() as folder:
         rows, names = _measure(arguments, Path(folder), options, num_jobs, rounds)
     columns = ("load", "domain", "requests", *names, "ratio", "low", "high", "num_unlike")
