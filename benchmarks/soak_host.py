@@ -88,10 +88,13 @@ class WildHost:
         """Leave nothing in the governor that depends on the last calls."""
         while len(self._alive) == 0:
             self._admit()
-        for _ in range(self._host.feedback_delay + 2):
-            plan = self._ask(self.governor.plan, self._alive[:1])
-        # What is kept for each position until something is learned is there whole at every look.
+        # What is kept until something is learned is there at every look: of one request's offers,
+        # and of every position.
         rows, sure = np.zeros(1, np.intp), np.ones(1)
+        nothing, one = np.zeros(1, np.int32), np.ones(1, np.int32)
+        offers = [Offer(draft, one, nothing) for draft in self._offering]
+        for _ in range(self._host.feedback_delay + 2):
+            plan = self._ask(self.governor.plan, self._alive[:1], None, offers)
         for position in range(1, self._limit):
             self._ask(self.governor.stop, plan.step_id, rows, position, sure)
 
