@@ -94,7 +94,8 @@ class WildHost:
         nothing, one = np.zeros(1, np.int32), np.ones(1, np.int32)
         offers = [Offer(draft, one, nothing) for draft in self._offering]
         for _ in range(self._host.feedback_delay + 2):
-            plan = self._ask(self.governor.plan, self._alive[:1], None, offers)
+            self._ask(self.governor.plan, self._alive[:1], None, offers)
+        plan = self._ask(self.governor.plan, self._alive[:1])  # whose draft steps, if any does
         for position in range(1, self._limit):
             self._ask(self.governor.stop, plan.step_id, rows, position, sure)
 
