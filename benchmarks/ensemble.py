@@ -6,10 +6,11 @@ The demo's vision-language pair in transformers, batch 1. Members are four views
 image, no image, pooled image tokens, a caption. In-domain, second-turn and out-of-domain prompts;
 greedy decoding and sampling at temperature 1; single members, every weighting rule, the best
 fixed mixture in hindsight, trees of width 2 and 3, block verification, and transformers' own
-assisted generation, whose assistant gets no image. All of these draft 5 tokens a round. Then each
-member and the governor, which may switch the ensemble off, with lengths of their own, learning on
-from text to text, over five times as many prompts. Modes take turns at every prompt. `tracking`
-walks rules over finished texts whose scenario switches.
+assisted generation, whose assistant gets no image. All of these draft 5 tokens a round and begin
+anew with every scenario. Then over five times as many prompts, as one stream in which modes learn
+on from text to text: single members, the default and TABED with 5 tokens a round, and each member
+and the governor, which may switch the ensemble off, with lengths of their own. Modes take turns at
+every prompt. `tracking` walks rules over finished texts whose scenario switches.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ import torch
 from transformers.utils import logging
 
 from benchmarks import report
-from benchmarks.ensemble_modes import VIEWS, Mode, modes, off, served
+from benchmarks.ensemble_modes import SERVED, VIEWS, Mode, modes, off, served
 from benchmarks.ensemble_summary import summarise
 from benchmarks.ensemble_texts import ReadText, grid_acceptance, read_texts
 from benchmarks.ensemble_tracking import draw, track
@@ -101,7 +102,7 @@ def _decode(
 def _serve(
     models: VlmModels, prompts: dict[str, Any], num_tokens: int, seed: int
 ) -> Iterator[dict[str, Any]]:
-    """What modes with lengths of their own make of every prompt, as one stream."""
+    """What modes that learn on make of every prompt, as one stream."""
     rng = np.random.default_rng(seed)
     for sampled in (False, True):
         running = {"off": off(models), **served(models)}
@@ -110,7 +111,8 @@ def _serve(
                 turn = (sampled, scenario, number, prompt)
                 for row in _take_turns(running, turn, num_tokens, seed, rng):
                     # Without drafts it decodes here for comparison alone.
-                    yield {**row, "mode": "off, served" if row["mode"] == "off" else row["mode"]}
+                    name = row["mode"]
+                    yield {**row, "mode": SERVED.format(name) if name == "off" else name}
 
 
 def _take_turns(

@@ -22,6 +22,7 @@ from flyball.policies.registry import ENSEMBLE_POLICIES
 VIEWS: tuple[Image, ...] = ("own", "none", "pooled", "caption")
 DEFAULT = "accept_ascent"
 DRAFT_LEN = 5  # as TABED's
+SERVED = "{}, served"  # name of a mode that learns on from text to text
 RULES = tuple(name for name in ENSEMBLE_POLICIES if name != "static")
 
 
@@ -157,10 +158,18 @@ def modes(models: VlmModels, mixture: Any) -> dict[str, Mode]:
 
 
 def served(models: VlmModels) -> dict[str, Mode]:
-    """Modes that choose their lengths themselves, as a server runs them from text to text."""
-    default: dict[str, Any] = {"version": 1}
+    """Modes as a server runs them, which learn on from text to text.
+
+    Single views, the default and TABED with the constant length; then single views and the
+    governor with lengths of their own.
+    """
     found = {
-        f"{view}, own lengths": run(governed(models, (view,), policy=default)) for view in VIEWS
+        SERVED.format(view): run(governed(models, (view,), policy=static())) for view in VIEWS
     }
+    for rule in (DEFAULT, "tabed"):
+        found[SERVED.format(rule)] = run(together(models, {"policy": rule}))
+    default: dict[str, Any] = {"version": 1}
+    for view in VIEWS:
+        found[f"{view}, own lengths"] = run(governed(models, (view,), policy=default))
     section = {**default, "ensemble": {"policy": DEFAULT}}
     return {**found, "governor": run(governed(models, VIEWS, policy=section))}
