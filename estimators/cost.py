@@ -132,7 +132,7 @@ class _Bucket:
     def __init__(self, max_width: int, num_kinds: int) -> None:
         self.verify = Curve(max_width)
         self.host = Curve(1)
-        self.step = [Curve(1) for _ in range(num_kinds)]
+        self.step = [Curve(max_width - 1) for _ in range(num_kinds)]  # means by number of steps
         self.num_rounds = 0
         self.num_probes = [0] * num_kinds
 
@@ -140,11 +140,14 @@ class _Bucket:
 class CostEstimator:
     """Seconds of a round: draft steps, one verification, and the host's own work.
 
-        round_s(k) = verify_s(k + 1) + k * draft_step_s + host_s
+        round_s(k) = verify_s(k + 1) + k * draft_step_s(k) + host_s
 
-    with one set of curves for each batch size, rounded to a power of two; drafts differ in their
-    step only, and drafts of one kind in nothing. Where a host gives only the seconds of the whole
-    step, they all count as verification, which leaves round_s right as long as there is one draft.
+    where draft_step_s(k) is the mean of k steps. A draft's first step also reads what was settled,
+    so that short drafts are dearer by the step; one mean over all lengths would charge a further
+    token with its share of that, and cut drafts short. There is one set of curves for each batch
+    size, rounded to a power of two; drafts differ in their steps only, and drafts of one kind in
+    nothing. Where a host gives only the seconds of the whole step, they all count as verification,
+    which leaves round_s right as long as there is one draft.
 
     Args:
         max_draft_len: largest draft length in tokens.
@@ -189,10 +192,10 @@ class CostEstimator:
         if bucket is None:
             return np.full((len(self._kinds) + 1, len(self._lengths)), np.nan)
         # Where nothing was drafted yet, drafting looks free, and is tried.
-        steps = [np.nan_to_num(step.values()[0]) for step in bucket.step]
-        step = np.array([steps[kind] for kind in self._kinds] + [0.0])
-        still = bucket.verify.values() + bucket.host.values()
-        seconds: Floats = still + step[:, None] * self._lengths
+        steps = [np.nan_to_num(step.values()) for step in bucket.step]
+        seconds = np.tile(bucket.verify.values() + bucket.host.values(), (len(self._kinds) + 1, 1))
+        for way, kind in enumerate(self._kinds):
+            seconds[way, 1:] += self._lengths[1:] * steps[kind]
         return seconds
 
     def probed(self, batch_size: int, draft: int) -> None:
@@ -233,5 +236,8 @@ class CostEstimator:
         is_news = bucket.verify.update(min(verify_len, len(self._lengths)), max(verifying, 1e-9))
         bucket.host.update(1, max(1e-9, step_s - drafting - verifying))
         if num_draft_steps > 0:
-            bucket.step[self._kinds[draft]].update(1, max(1e-9, drafting / num_draft_steps))
+            longest = len(self._lengths) - 1
+            bucket.step[self._kinds[draft]].update(
+                min(num_draft_steps, longest), max(1e-9, drafting / num_draft_steps)
+            )
         return is_news

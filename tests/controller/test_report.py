@@ -60,9 +60,11 @@ def test_beliefs_are_compared_wherever_the_text_says(
     one = found["goodput"]
     believed, observed, count = report_data.calibration(corpus, one)
     assert len(believed) == len(observed) == len(count) == 10
-    many = count > 200
-    assert many.sum() >= 3
-    assert np.abs(believed - observed)[many].max() < 0.06
+    there = count > 0
+    assert there.sum() >= 6
+    # Of a tenth with few positions, which come from fewer rounds, shares say little by themselves.
+    off = np.abs(believed - observed)[there]
+    assert off @ count[there] / count.sum() < 0.03
     left = corpus.end[one.text] - corpus.first[one.text] - one.position
     assert int(count.sum()) == np.minimum(left, 8).sum()
 

@@ -25,6 +25,14 @@ def test_lengths_never_run_are_interpolated() -> None:
     assert abs(estimator.round_s(1)[0][10] / (4.6 + 5.7) - 1) < 0.05
 
 
+def test_a_draft_that_starts_slowly_does_not_make_its_further_steps_dear() -> None:
+    estimator = CostEstimator(16)
+    for k in np.random.default_rng(3).integers(1, 5, 400).tolist() + [8, 16] * 4:
+        estimator.update(1, k + 1, k, 4.3 + 0.5 * k, 0.5 + 0.5 * k, 3.5)
+    k = np.arange(1, 17)
+    np.testing.assert_allclose(estimator.round_s(1)[0][1:], 4.3 + 0.5 * k, rtol=0.05)
+
+
 def test_unknown_batch_sizes_are_nan_and_ask_for_probes() -> None:
     estimator = CostEstimator(8)
     assert np.isnan(estimator.round_s(4)[0]).all()
