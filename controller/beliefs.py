@@ -373,7 +373,7 @@ class Beliefs:
             is_news = self._cost.update(
                 cost.batch_size,
                 int(cost.verify_len),
-                cost.num_draft_steps,
+                int(cost.num_draft_steps),
                 cost.step_s,
                 cost.draft_s,
                 cost.verify_s,
