@@ -8,7 +8,7 @@ dozen steps at a time.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -102,6 +102,7 @@ class Flight:
         num_drafted: of them drafted before, for requests that have any.
         found: requests, and how many tokens the drafter gave each, where the engine says.
         sure: how sure the drafter was, likewise.
+        began: requests that it began to read, after a preemption perhaps.
         started_s: when it was scheduled.
         ended_s: when its output was taken in.
         idle_after: whether the engine then had nothing to do.
@@ -117,6 +118,7 @@ class Flight:
     num_drafted: dict[str, int]
     found: tuple[list[str], list[int]] | None
     sure: Sureness | None
+    began: Set[str]
     started_s: float
     ended_s: float = 0.0
     idle_after: bool = False
@@ -175,8 +177,11 @@ class Flight:
         return given, course.rows(names)
 
     def _counts_of_decodes(self, previous: Flight) -> Counts:
-        """Counts of requests that decoded; the engine counts none for those without a draft."""
-        decoding = previous.took() & self.took()
+        """Counts of requests that decoded; the engine counts none for those without a draft.
+
+        One that comes back for a single token, all others cached, looks like one without a draft.
+        """
+        decoding = (previous.took() & self.took()) - self.began
         if (
             self.only_decodes
             and len(self.counts) == len(self.num_drafted)

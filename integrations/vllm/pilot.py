@@ -137,6 +137,9 @@ class Pilot:
             return
         course = self._steer(scheduler, num_tokens)
         drafts = output.scheduled_spec_decode_tokens
+        began = output.scheduled_cached_reqs.resumed_req_ids
+        if output.scheduled_new_reqs:  # vLLM's second model runner gets those that come back so
+            began = began.union(new.req_id for new in output.scheduled_new_reqs)
         self._latest = Flight(
             output,
             self._latest,
@@ -146,6 +149,7 @@ class Pilot:
             {name: len(draft) for name, draft in drafts.items()},
             self._found,
             self._sure,
+            began,
             now_s,
         )
         self._flights.append(self._latest)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Hashable, Iterator
+from concurrent.futures import Future
 from typing import Any
 
+import numpy as np
 import pytest
 
 os.environ.update(
@@ -49,6 +51,7 @@ def make_engine(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Any]]
     monkeypatch.setenv("VLLM_PLUGINS", "")  # ours would leave its marks on this process
     # Collects all garbage three times, which costs more than all else here.
     monkeypatch.setattr("vllm.v1.engine.core.freeze_gc_heap", lambda: None)
+    _draw_waits_for_grammars(monkeypatch)
     from vllm_fake_engine import (  # vLLM reads the environment when imported
         FakeEngine,
         make_config,
@@ -65,3 +68,23 @@ def make_engine(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Any]]
     yield make
     for engine in engines:
         engine.close()
+
+
+def _draw_waits_for_grammars(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Grammars are compiled by threads: steps would differ from run to run."""
+    from vllm.v1.structured_output.request import StructuredOutputRequest
+
+    rng, done = np.random.default_rng(0), StructuredOutputRequest._check_grammar_completion
+
+    def look(request: Any) -> bool:
+        if not isinstance(request._grammar, Future):
+            return True
+        if not hasattr(request, "num_looks"):
+            request.num_looks = int(rng.integers(0, 12))
+        request.num_looks -= 1
+        if request.num_looks >= 0:
+            return False
+        request._grammar.exception()  # waits for the thread
+        return bool(done(request))
+
+    monkeypatch.setattr(StructuredOutputRequest, "_check_grammar_completion", look)

@@ -1,12 +1,14 @@
 """Steps and requests that end out of the ordinary."""
 
 from collections.abc import Callable
+from types import SimpleNamespace
 
 import pytest
 from vllm.v1.core.sched.interface import PauseState
 from vllm_fake_engine import EOS, FakeEngine, make_config
 from vllm_load import put_under_load
 
+from flyball.integrations.vllm.flights import Course, Flight
 from flyball.integrations.vllm.hold import hold_steps
 from flyball.integrations.vllm.pilot import Pilot
 from flyball.integrations.vllm.traits import read_traits
@@ -165,3 +167,18 @@ def test_stages_in_a_row_are_only_observed() -> None:
     assert read_traits(config).observe_only == ""
     config.parallel_config.pipeline_parallel_size = 2
     assert "stages" in read_traits(config).observe_only
+
+
+def test_who_comes_back_for_a_single_token_has_shown_nothing() -> None:
+    course = Course(1, {"kept": 3, "preempted": 3}, 3, 3.0)
+
+    def fly(previous: Flight | None, num: int, began: frozenset[str] = frozenset()) -> Flight:
+        num_tokens = dict.fromkeys(course.lengths, num)
+        flight = Flight(None, previous, course, 2 * num, num_tokens, {}, None, None, began, 0.0)
+        outputs = [SimpleNamespace(request_id=name, new_token_ids=[7]) for name in num_tokens]
+        flight.answers = {0: SimpleNamespace(outputs=outputs)}
+        return flight
+
+    # With all but one of its tokens cached it looks like one that decodes without a draft.
+    after = fly(fly(None, 4), 1, frozenset({"preempted"}))
+    assert after.told() == {"kept": (0, 0)}
