@@ -156,6 +156,8 @@ class Feedback:
         interrupted = 100.0 if choose.random() < 0.01 else 1.0
         apart = choose.random() < 0.7
         stepping = [i for i, draft in enumerate(self._host.drafts) if draft.steps]
+        # Hosts count with numpy, too, whatever the annotation says.
+        num_prefill: Any = np.int64(100) if choose.random() < 0.1 else 0
         return Cost(
             step_id,
             interrupted * (draft_s + verify_s),
@@ -165,8 +167,7 @@ class Feedback:
             draft_s if apart else None,
             verify_s if apart else None,
             choose.choice(stepping) if stepping else 0,
-            # Hosts count with numpy, too, whatever the annotation says.
-            np.int64(100) if choose.random() < 0.1 else 0,  # type: ignore[arg-type]
+            num_prefill,
         )
 
     def spoilt_cost(self, cost: Cost) -> Cost:

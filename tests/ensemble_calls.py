@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -29,4 +30,9 @@ def only_together(gov: GovernedGenerate) -> None:
         lengths = np.full_like(found.draft_len, gov.governor.max_draft_len)
         return replace(found, draft=np.full_like(found.draft, together), draft_len=lengths)
 
-    gov.governor.plan = planned  # type: ignore[method-assign]
+    take_over(gov, "plan", planned)
+
+
+def take_over(gov: GovernedGenerate, method: str, call: Callable[..., Any]) -> None:
+    """From now on this function stands for a method of the governor."""
+    setattr(gov.governor, method, call)

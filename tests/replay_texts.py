@@ -29,8 +29,16 @@ COSTS = CostTable(
 )
 
 
-def make_text(rng: np.random.Generator, size: int, spare: int, sampled: bool = False) -> MatchText:
-    sure = rng.random(size).astype(np.float32)
+def make_text(
+    rng: np.random.Generator,
+    size: int,
+    spare: int,
+    sampled: bool = False,
+    ease: float | None = None,
+) -> MatchText:
+    """A text, whose tokens a draft meets with probability `ease` on average; 1/2 by default."""
+    sure = rng.random(size) if ease is None else rng.beta(6 * ease, 6 * (1 - ease), size)
+    sure = np.clip(sure, 1e-6, None).astype(np.float32)
     match = (rng.random(size) < sure).astype(np.float32)
     if sampled:
         match = sure
@@ -63,6 +71,16 @@ def make_corpus(seed: int = 0, num_texts: int = 12, sampled: bool = False) -> Co
         for _ in range(num_texts - 1)
     ]
     return Corpus([make_text(rng, 40, 0, sampled), *texts], np.random.default_rng(1))
+
+
+def make_uneven_corpus(seed: int, num_texts: int) -> Corpus:
+    """Texts of which some are easier for the draft than others, as real ones are."""
+    rng = np.random.default_rng(seed)
+    texts = [
+        make_text(rng, int(rng.integers(100, 200)), 0, ease=float(rng.beta(2, 2)))
+        for _ in range(num_texts)
+    ]
+    return Corpus(texts, np.random.default_rng(1))
 
 
 def policy(**length: Any) -> Any:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from replay_texts import COSTS, make_corpus, policy
+from replay_texts import COSTS, make_corpus, make_uneven_corpus, policy
 
 from flyball.controller import report_data
 from flyball.controller.corpus import Corpus
@@ -54,17 +54,15 @@ def test_nobody_regrets_the_best_in_the_end(found: dict[str, Replayed]) -> None:
     np.testing.assert_allclose(curves[best][1], 0.0, atol=1e-9)
 
 
-def test_beliefs_are_compared_wherever_the_text_says(
-    corpus: Corpus, found: dict[str, Replayed]
-) -> None:
-    one = found["goodput"]
+def test_beliefs_are_compared_wherever_the_text_says() -> None:
+    # Requests differ in how easy they are for the draft, which is what beliefs are about.
+    corpus = make_uneven_corpus(1, 40)
+    one = replay(corpus, policy(policy="goodput"), COSTS, batch_size=2)
     believed, observed, count = report_data.calibration(corpus, one)
     assert len(believed) == len(observed) == len(count) == 10
-    there = count > 0
-    assert there.sum() >= 6
-    # Of a tenth with few positions, which come from fewer rounds, shares say little by themselves.
-    off = np.abs(believed - observed)[there]
-    assert off @ count[there] / count.sum() < 0.03
+    many = count > 200
+    assert many.sum() >= 8
+    assert np.abs(believed - observed)[many].max() < 0.06
     left = corpus.end[one.text] - corpus.first[one.text] - one.position
     assert int(count.sum()) == np.minimum(left, 8).sum()
 

@@ -8,6 +8,7 @@ rate 1e-4, fixed seeds.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -90,7 +91,7 @@ def test_texts_are_the_targets_and_more_of_the_draft_is_kept(seed: int, noise: f
 
 
 def test_a_wrong_residual_or_end_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    def residual_of_one_token(p, q, tokens, draft_len, uniforms):  # type: ignore[no-untyped-def]
+    def residual_of_one_token(p: Any, q: Any, tokens: Any, draft_len: Any, uniforms: Any) -> Any:
         accepted, _ = verify_block(p, q, tokens, draft_len, uniforms)
         rows = torch.arange(len(p))
         rest = (p[rows, accepted] - q[rows, accepted.clamp(max=DEPTH - 1)]).clamp(min=0)
@@ -99,7 +100,7 @@ def test_a_wrong_residual_or_end_is_found(monkeypatch: pytest.MonkeyPatch) -> No
             torch.where(ended, p[rows, accepted], rest), p[rows, accepted]
         )
 
-    def end_of_the_longest(p, q, tokens, draft_len, uniforms):  # type: ignore[no-untyped-def]
+    def end_of_the_longest(p: Any, q: Any, tokens: Any, draft_len: Any, uniforms: Any) -> Any:
         accepted, _ = verify_block(p, q, tokens, torch.full_like(draft_len, DEPTH), uniforms)
         return verify_block(p, q, tokens, torch.minimum(accepted, draft_len), uniforms * 0)
 

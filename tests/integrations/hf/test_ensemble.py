@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from ensemble_calls import ensemble_policy, only_together
+from ensemble_calls import ensemble_policy, only_together, take_over
 from hf_texts import SETTINGS, assert_same, pad_left, plain, random_models, random_rows
 from sampled_texts import FALSE_ALARM_RATE, VOCAB, WARPERS, draw_counts, expected_probs, noisy
 from text_statistics import p_value
@@ -88,7 +88,7 @@ def test_a_member_as_good_as_the_target_gets_the_weight(family: tuple[Any, Any, 
         weights.append(found.weights)
         return found
 
-    gov.governor.plan = watched  # type: ignore[method-assign]
+    take_over(gov, "plan", watched)
     for row in random_rows(4):
         gov.generate(**pad_left([row], 0), max_new_tokens=60, do_sample=False)
     np.testing.assert_allclose(weights[0], [[0.5, 0.5]])
@@ -183,7 +183,7 @@ def test_the_governor_hears_of_a_context_that_is_full(family: tuple[Any, Any, An
         rooms.append(room)
         return plan(*args, room=room, **rest)
 
-    gov.governor.plan = watched  # type: ignore[method-assign]
+    take_over(gov, "plan", watched)
     row = random_rows(1)[0]
     settings = {"max_new_tokens": 100, "min_new_tokens": 100}
     out = gov.generate(**pad_left([row], 0), do_sample=False, **settings)
@@ -257,10 +257,11 @@ def test_weights_that_are_no_distribution_cost_only_the_drafts(
 
 def test_what_makes_no_ensemble_is_refused_in_one_line(tiny: Any) -> None:
     target, draft = tiny(2, 32, seed=1), tiny(1, 32, seed=2)
+    sideways: Any = "sideways"
     cases: list[tuple[list[Any], str]] = [
         ([draft, tiny(1, 48, seed=2)], "vocabulary of 32 tokens, but got 48"),
         ([draft, DraftView(draft, image="own")], "draft that sees images .*does not"),
-        ([DraftView(draft, image="sideways")], "own, pooled, caption, none, but got 'sideways'"),  # type: ignore[arg-type]
+        ([DraftView(draft, image=sideways)], "own, pooled, caption, none, but got 'sideways'"),
     ]
     for drafts, message in cases:
         with pytest.raises(HostError, match=message) as error:

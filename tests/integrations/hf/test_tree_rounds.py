@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from ensemble_calls import ensemble_policy, only_together
+from ensemble_calls import ensemble_policy, only_together, take_over
 from hf_texts import SETTINGS, assert_same, pad_left, plain, random_models, random_rows
 from sampled_texts import FALSE_ALARM_RATE, VOCAB, WARPERS, draw_counts, expected_probs, noisy
 from text_statistics import p_value
@@ -40,7 +40,7 @@ def test_greedy_output_is_the_targets(width: int, name: str, together: bool) -> 
         gained += int(outcomes.num_beside.sum())
         observe(outcomes, cost)
 
-    gov.governor.observe = watched  # type: ignore[method-assign]
+    take_over(gov, "observe", watched)
     for batch in ([rows[0]], rows):
         out = gov.generate(**pad_left(batch, 0), max_new_tokens=60, do_sample=False)
         assert_same(out, max(map(len, batch)), expected[: len(batch)], 0.0)
@@ -139,11 +139,12 @@ def test_siblings_drawn_with_replacement_fail_the_same_test(
 
 def test_what_makes_no_tree_is_refused_in_one_line() -> None:
     target, draft = random_models("qwen2")
-    for settings, message in (
+    cases: list[tuple[dict[str, Any], str]] = [
         ({"tree_width": 0}, "tree_width from 1 to 4, but got 0"),
         ({"tree_width": "2"}, "tree_width from 1 to 4, but got '2'"),
         ({"tree_width": 2, "verification": "block"}, "tree_width=1 with block verification"),
-    ):
+    ]
+    for settings, message in cases:
         with pytest.raises(HostError, match=message) as error:
-            govern(target, [draft], **settings)  # type: ignore[arg-type]
+            govern(target, [draft], **settings)
         assert "\n" not in str(error.value)

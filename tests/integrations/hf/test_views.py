@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from ensemble_calls import ensemble_policy, only_together
+from ensemble_calls import ensemble_policy, only_together, take_over
 from vlm_texts import IMAGE, NUM_TOKENS, one_row, prompts_with_images, random_llava
 
 from flyball.controller.errors import HostError
@@ -131,7 +131,7 @@ def test_each_view_drafts_what_it_would_say_alone(pair: tuple[Any, Any], image: 
         )
         weigh(step_id, slots, overlap, *rest)
 
-    gov.governor.weigh = watched  # type: ignore[method-assign]
+    take_over(gov, "weigh", watched)
     rounds: list[int] = []
     gov._on_round = lambda stats: rounds.extend(stats.num_accepted.tolist())
     out = gov.generate(
@@ -181,7 +181,7 @@ def test_views_without_an_image_stand_aside(
         overlaps.append(overlap)
         weigh(step_id, slots, overlap, *rest)
 
-    gov.governor.weigh = watched  # type: ignore[method-assign]
+    take_over(gov, "weigh", watched)
     out = gov.generate(**inputs, max_new_tokens=40, do_sample=False)
     check(out, inputs["input_ids"].shape[1], expected(target, inputs, [0, 0]))
     assert "left out of this call: own, pooled, caption" in caplog.text
