@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flyball.controller.beliefs import Beliefs
+from flyball.controller.contests import Contests
 from flyball.controller.contract import Cost, DraftInfo, HostInfo, Offer, Outcomes, Plan
 from flyball.controller.cost_table import CostTable
 from flyball.controller.ensemble import Ensemble
@@ -58,6 +59,7 @@ class Governor:
 
     Attributes:
         num_steps: steps that were planned; the id of the last.
+        contests: groups of candidates that compete, for searches.
     """
 
     def __init__(
@@ -78,6 +80,7 @@ class Governor:
         self._ensemble: Ensemble | None = None
         if host.num_members and policy.ensemble is not None:
             self._ensemble = Ensemble(policy, host.num_members, self._pool)
+        self.contests = Contests(policy, self._guard)
         self._beliefs = self._make_beliefs()
         self._recording = open_recording(policy, host)
 

@@ -19,11 +19,14 @@ from flyball.policies.ensemble.base import EnsemblePolicy, EnsembleSettings
 from flyball.policies.length.base import LengthPolicy, LengthSettings
 from flyball.policies.length.goodput import GoodputSettings
 from flyball.policies.length.static import Static, StaticSettings
-from flyball.policies.registry import ENSEMBLE_POLICIES, LENGTH_POLICIES
+from flyball.policies.registry import ENSEMBLE_POLICIES, LENGTH_POLICIES, REJECTION_POLICIES
+from flyball.policies.rejection.base import RejectionPolicy, RejectionSettings
 
-POLICIES: dict[str, Mapping[str, type[LengthPolicy] | type[EnsemblePolicy]]] = {
+AnyPolicy = type[LengthPolicy] | type[EnsemblePolicy] | type[RejectionPolicy]
+POLICIES: dict[str, Mapping[str, AnyPolicy]] = {
     "length": LENGTH_POLICIES,
     "ensemble": ENSEMBLE_POLICIES,
+    "rejection": REJECTION_POLICIES,
 }  # by section
 # A table of batch sizes has no default.
 SHADOWS = tuple(name for name in LENGTH_POLICIES if name != "batch_table")
@@ -32,6 +35,7 @@ _STATIC_LENGTHS = (0, 1, 2, 4, 8, 16, 32, 64)
 if TYPE_CHECKING:
     AnyEnsemble = EnsembleSettings
     AnyLength = LengthSettings
+    AnyRejection = RejectionSettings
 else:
     AnyEnsemble = Annotated[
         reduce(or_, [policy.Settings for policy in ENSEMBLE_POLICIES.values()]),
@@ -39,6 +43,10 @@ else:
     ]
     AnyLength = Annotated[
         reduce(or_, [policy.Settings for policy in LENGTH_POLICIES.values()]),
+        Field(discriminator="policy"),
+    ]
+    AnyRejection = Annotated[
+        reduce(or_, [policy.Settings for policy in REJECTION_POLICIES.values()]),
         Field(discriminator="policy"),
     ]
 
@@ -94,6 +102,10 @@ class PolicyFile(BaseModel):
         description="How to weigh several drafts against each other; left out, they are not "
         "mixed.",
     )
+    rejection: AnyRejection | None = Field(
+        default=None,
+        description="Which candidates of searches to stop before they finish; left out, none.",
+    )
     governor: GovernorSettings | None = Field(
         default=None,
         description="Left out, shadows are followed where the length section is left out or names "
@@ -132,6 +144,12 @@ class PolicyFile(BaseModel):
         if self.ensemble is None:
             return None
         return ENSEMBLE_POLICIES[self.ensemble.policy](self.ensemble, num_members, rng)
+
+    def make_rejection_policy(self, rng: np.random.Generator) -> RejectionPolicy | None:
+        """A new rejection policy; None where the file has no such section."""
+        if self.rejection is None:
+            return None
+        return REJECTION_POLICIES[self.rejection.policy](self.rejection, rng)
 
     def make_shadows(self) -> dict[str, LengthPolicy]:
         """New policies to be followed if they do better, by name, that of the file first.

@@ -25,6 +25,9 @@ from flyball.policies.length.tapout import TapOut
 from flyball.policies.length.thompson import Thompson
 from flyball.policies.length.threshold import Threshold
 from flyball.policies.length.ucb import UCB
+from flyball.policies.rejection.base import RejectionPolicy
+from flyball.policies.rejection.conformal import Conformal
+from flyball.policies.rejection.first_finish import FirstFinish
 
 ENSEMBLE_POLICIES: dict[str, type[EnsemblePolicy]] = {
     "accept_ascent": AcceptAscent,
@@ -51,4 +54,9 @@ LENGTH_POLICIES: dict[str, type[LengthPolicy]] = {
     "thompson": Thompson,
     "threshold": Threshold,
     "ucb": UCB,
+}
+
+REJECTION_POLICIES: dict[str, type[RejectionPolicy]] = {
+    "conformal": Conformal,
+    "first_finish": FirstFinish,
 }

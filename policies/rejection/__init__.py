@@ -1,0 +1,1 @@
+"""Policies that stop candidates before they finish."""

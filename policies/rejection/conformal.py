@@ -1,0 +1,196 @@
+"""Stops candidates as soon as they are too improbable to win, at a stated risk."""
+
+from __future__ import annotations
+
+import logging
+from typing import Literal
+
+import numpy as np
+from pydantic import Field
+from scipy.stats import binom
+
+from flyball.estimators.audited_groups import AuditedGroups
+from flyball.estimators.partial_reward import PartialReward
+from flyball.estimators.risk import risk_threshold
+from flyball.policies.rejection.base import (
+    Bools,
+    Floats,
+    Groups,
+    Load,
+    RejectionPolicy,
+    RejectionSettings,
+)
+
+_AUDIT_SHARE, _ALARMED_SHARE = 0.1, 0.2
+_ALARMED_GROUPS = 200  # for which more groups are audited after an alarm
+_KEPT_AFTER_ALARM = 12  # audited groups that are still believed then
+_WATCHED = 20  # latest audits that the alarm looks at
+_FALSE_ALARMS = 0.02
+_CORRECTION = 0.2  # how far the risk in force moves with an audited group, in risks
+_LEAST_RISK = 0.2  # below this share of the risk the one in force does not fall
+_REFIT_SHARE = 0.125  # of the audited groups, before all is fitted anew
+_LEAST_SAVED = 0.1  # of the audited groups' tokens; below this scores are not worth a risk
+
+logger = logging.getLogger(__name__)
+
+
+class ConformalSettings(RejectionSettings):
+    """Settings of the conformal policy."""
+
+    policy: Literal["conformal"] = "conformal"
+    risk: float = Field(
+        default=0.05,
+        gt=0.0,
+        le=0.5,
+        description="Largest probability that the candidate is stopped which would have won; of "
+        "several that win, the expected share of them.",
+    )
+    tie: float = Field(
+        default=0.0, ge=0.0, description="Final scores that differ by no more count as equal."
+    )
+    value_of_winning: float | None = Field(
+        default=None,
+        gt=0.0,
+        description="What a win is worth, in tokens; candidates whose chance of it is worth more "
+        "than they still cost are spared. Left out, the risk alone decides.",
+    )
+
+
+class Conformal(RejectionPolicy):
+    """Stops a candidate once winning would surprise more than winners ever did.
+
+    A candidate's score is its largest surprise over the checkpoints that it passed, in units of
+    what winners show there (`PartialReward.improbability`, `AuditedGroups`). Of audited groups,
+    which run to completion, the scores of eventual winners are known, and `risk_threshold` of
+    these is the bound above which candidates are stopped: the expected share of winners lost is at
+    most the risk, whatever the scorer, for groups exchangeable with the audited ones. Survivors of
+    the rule itself never calibrate it.
+
+    For beams a group is one step of one question, of which `keep` beams go on: the promise is the
+    expected share of these that is lost, each replaced by the best of those left.
+
+    Audited are all groups until 2 / risk of them are known, then 10%, drawn at random, and 20% for
+    200 groups after an alarm. Under drift the risk in force follows adaptive conformal inference
+    (arXiv 2106.00170, equation 2) over audited groups, never above the stated one:
+
+        risk' <- risk' + 0.2 risk (risk - lost share).
+
+    An alarm, more losses among the latest 20 audits than one in 50 such runs would show, forgets
+    all but the latest 12. Where the threshold would save less than a tenth of the tokens nobody is
+    stopped, which is logged.
+    """
+
+    Settings = ConformalSettings
+    settings: ConformalSettings
+
+    def __init__(self, settings: ConformalSettings, rng: np.random.Generator) -> None:
+        super().__init__(settings, rng)
+        self._reward = PartialReward(len(self.checks))
+        self._audited = AuditedGroups(self._reward, self.checks, settings.tie)
+        self._risk = settings.risk
+        self._threshold = np.inf
+        self._saved = 0.0
+        self._num_audited = self._fit_at = 0
+        self._lost: list[float] = []  # shares of the latest audits
+        self._alarming = float(binom.isf(_FALSE_ALARMS, _WATCHED, settings.risk))
+        self._alarmed_left = 0
+        self._useless = False
+
+    def audits(self, num_groups: int) -> Bools:
+        """All of the first, then a share drawn at random."""
+        if self._audited.num_groups < 2.0 / self.settings.risk:
+            return np.ones(num_groups, np.bool_)
+        share = _ALARMED_SHARE if self._alarmed_left > 0 else _AUDIT_SHARE
+        self._alarmed_left = max(self._alarmed_left - num_groups, 0)
+        drawn: Bools = self.rng.random(num_groups) < share
+        return drawn
+
+    def decide(self, groups: Groups, load: Load) -> Bools:
+        """Whoever is too improbable at the checkpoint that it passed last."""
+        stop = np.zeros(groups.present.shape, np.bool_)
+        if not np.isfinite(self._threshold):
+            return stop
+        score = _with_ends(groups)
+        group, member = np.nonzero(groups.alive & (groups.num_passed > 0))
+        check = groups.num_passed[group, member] - 1
+        surprise = self._reward.improbability(
+            score[group, member, check],
+            score[group, :, check],
+            check,
+            groups.keep[group],
+            self.settings.tie,
+        )
+        worse = surprise / self._audited.unit[check] > self._threshold
+        value = self.settings.value_of_winning
+        if value is not None:
+            left = np.maximum(self._audited.mean_tokens - groups.num_tokens[group, member], 0.0)
+            worse &= np.exp(-surprise) * value < load.token_price * left
+        stop[group, member] = worse
+        return stop
+
+    def learn(self, groups: Groups) -> None:
+        """Calibrate on those that were audited."""
+        groups = groups.only(groups.audited)
+        if len(groups.keep) == 0:
+            return
+        score = _with_ends(groups)
+        if np.isfinite(self._threshold):
+            places = self._audited.places(score, groups.final, groups.keep)
+            self._watch(np.nansum(places > self._threshold, axis=1) / groups.keep)
+        self._reward.learn(score, groups.final)
+        self._audited.add(score, groups.final, groups.num_tokens, groups.keep)
+        self._num_audited += len(groups.keep)
+        if self._num_audited >= self._fit_at:
+            self._audited.fit()
+            self._fit_at = self._num_audited + int(_REFIT_SHARE * self._audited.num_groups)
+        self._set_threshold()
+
+    def _watch(self, lost: Floats) -> None:
+        """Take in shares (G,) of winners that the threshold in force would have lost."""
+        risk = self.settings.risk
+        for share in lost.tolist():
+            moved = self._risk + _CORRECTION * risk * (risk - share)
+            self._risk = float(np.clip(moved, _LEAST_RISK * risk, risk))
+        self._lost = [*self._lost, *lost.tolist()][-_WATCHED:]
+        if sum(self._lost) > self._alarming:
+            logger.info("conformal: winners have changed; learning from more groups")
+            self._lost = []
+            self._alarmed_left = _ALARMED_GROUPS
+            self._audited.keep_latest(_KEPT_AFTER_ALARM)
+            self._fit_at = 0
+
+    def _set_threshold(self) -> None:
+        self._threshold = np.inf
+        if self._audited.num_groups < 2.0 / self.settings.risk:
+            return
+        scores, share = self._audited.winners()
+        threshold = risk_threshold(scores, share, self._audited.num_groups, self._risk)
+        self._saved = self._audited.saved(threshold)
+        useless = self._saved < _LEAST_SAVED
+        if useless and not self._useless:
+            logger.warning(
+                "conformal: scores at the checkpoints tell too little of the final ones (a "
+                "threshold would save %.0f%% of the tokens), so nobody is stopped; expected a "
+                "scorer whose partial scores tell who wins",
+                100.0 * self._saved,
+            )
+        self._useless = useless
+        if not useless:
+            self._threshold = threshold
+
+    @property
+    def figures(self) -> dict[str, float]:
+        """What it has learned."""
+        return {
+            "audited_groups": float(self._num_audited),
+            "risk_in_force": self._risk,
+            "threshold": self._threshold,
+            "saved_share": self._saved,
+        }
+
+
+def _with_ends(groups: Groups) -> Floats:
+    """Scores (G, N, C) in which those that have ended keep their final one from there on."""
+    passed = np.arange(groups.score.shape[2]) < groups.num_passed[:, :, None]
+    ended = groups.finished[:, :, None] & ~passed
+    return np.where(ended, groups.final[:, :, None], groups.score)
