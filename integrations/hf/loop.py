@@ -74,7 +74,7 @@ class Decoding:
         self._slots: Ints = np.zeros(0, np.int32)
         self._num_requests = 0
         self._results: dict[int, Longs] = {}
-        self._evidence = EvidenceInbox(governor, self._do_sample)
+        self._evidence = EvidenceInbox(governor, self._do_sample, judge.draws)
         wanted = config.return_dict_in_generate
         rows = texts.max_rows
         self.scores = TokenScores(rows) if wanted and config.output_scores else None
@@ -105,7 +105,9 @@ class Decoding:
             count = len(prompts.tokens)
             request = self._num_requests + np.arange(count)
             self._num_requests += count
-            rows = texts.add(request, prompts.tokens, prompts.num_padding, prompts.ending)
+            rows = texts.add(
+                request, prompts.tokens, prompts.num_padding, prompts.ending, prompts.seeds
+            )
             self._processors.add(prompts.processors, count)
             self._drafts.add(rows, prompts.images)
             self._slots = np.concatenate([self._slots, self._governor.admit(count)])
