@@ -150,6 +150,10 @@ class CachedModel:
         """Copy rows (m,) over others."""
         self._cache.move_rows(sources, targets)
 
+    def reserve_rows(self, num_texts: int) -> None:
+        """Make room for so many texts; those that are there stay."""
+        self._cache.reserve_rows(num_texts)
+
     def _positions(self, lengths: Longs, depth: Longs) -> Longs:
         """Position ids (rows, width) of tokens at depth (width,) behind each row's text."""
         # A text may outgrow the context one token at a time, as in stock decoding; what is drafted
