@@ -104,7 +104,8 @@ class AuditedGroups:
     def _winning(self, final: Floats) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
         """Groups and members that end no more than a tie below their group's best."""
         best = np.where(np.isnan(final), -np.inf, final).max(axis=1, initial=-np.inf)
-        return np.nonzero(final >= best[:, None] - self._tie)
+        group, member = np.nonzero(final >= best[:, None] - self._tie)
+        return group, member
 
     def _least_surprise(self) -> Floats:
         """Least surprise (G, C) of each group's winners by checkpoint; 0 where none was seen."""

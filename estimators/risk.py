@@ -1,4 +1,4 @@
-"""The least threshold under which losses stay below a risk: conformal prediction."""
+"""The largest threshold under which losses stay below a risk: conformal risk control."""
 
 from __future__ import annotations
 
@@ -8,22 +8,29 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float64]
 
 
-def risk_threshold(scores: Floats, risk: float) -> float:
-    """The least threshold q with (number of scores above q + 1) / (n + 1) <= risk.
+def risk_threshold(scores: Floats, share: Floats, num_groups: int, risk: float) -> float:
+    """The least threshold q with (sum of shares of scores above q + 1) / (num_groups + 1) <= risk.
 
-    For a new score, exchangeable with these, the probability to exceed the threshold is at most
-    `risk` (split conformal prediction; Vovk, Gammerman and Shafer 2005, section 2.2).
+    A group's loss, the share of its winners whose score exceeds the threshold, falls as the
+    threshold rises and is at most 1; so for a new group, exchangeable with these, the mean loss is
+    at most `risk` (conformal risk control, arXiv 2208.02814, theorem 1; with one winner a group it
+    is split conformal prediction).
 
     Args:
-        scores: (n,) of calibration.
+        scores: (W,) of the winners of all groups.
+        share: (W,) of its group's loss that each stands for; a group's sum to 1.
+        num_groups: that they come from.
         risk: above 0.
 
     Returns:
-        The threshold; infinite while scores are too few for any promise.
+        The threshold; infinite while groups are too few for any promise.
     """
-    allowed = int(np.floor(risk * (len(scores) + 1) - 1.0 + 1e-9))  # scores that may lie above
-    if allowed < 0:
+    room = risk * (num_groups + 1) - 1.0
+    if room < 0.0:
         return float("inf")
-    if allowed >= len(scores):
-        return -float("inf")
-    return float(np.sort(scores)[len(scores) - 1 - allowed])
+    order = np.argsort(-scores)
+    above = np.cumsum(share[order])
+    spent = int(np.searchsorted(above, room + 1e-9, side="right"))  # winners that may be lost
+    if spent == len(scores):
+        return 0.0
+    return float(scores[order[spent]])

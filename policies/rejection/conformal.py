@@ -159,7 +159,8 @@ class Conformal(RejectionPolicy):
         self._threshold = np.inf
         if self._audited.num_groups < 2.0 / self.settings.risk:
             return
-        threshold = risk_threshold(self._audited.winners(), self._risk)
+        winners = self._audited.winners()
+        threshold = risk_threshold(winners, np.ones(len(winners)), len(winners), self._risk)
         self._saved = self._audited.saved(threshold)
         useless = self._saved < _LEAST_SAVED
         if useless and not self._useless:
