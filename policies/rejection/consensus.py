@@ -21,6 +21,7 @@ from flyball.policies.rejection.base import (
 Counts = NDArray[np.int64]
 
 _CORRECTION = 0.25  # logits that the error allowed moves with a group of twice the mean samples
+_TINY = 1e-300
 
 
 class ConsensusSettings(RejectionSettings):
@@ -67,13 +68,13 @@ class Consensus(RejectionPolicy):
 
         logit(e) <- logit(e) + 0.25 (n - mean_samples) / mean_samples,
 
-    never below its first value, so that the least safe groups get the samples. An error of 1/2 or
-    more stops every group at `num_least`, which is within the budget, so e rises above 1/2 by one
-    step at most and all steps together by -logit(1 - confidence) and that: of T groups of N members
-    the mean exceeds the budget by at most a share of (-4 logit(1 - confidence) + N / budget) / T,
-    0.14 for 100 groups of 16, a budget of 8 and a confidence of 0.95. Groups that are open together
-    are learned of later, and samples that end at the same review cannot be taken back; the excess
-    is made up for by the groups that follow.
+    never below its first value, so that the least safe groups get the samples. From an error of
+    1/2 on every group stops at `num_least` answers, which is within the budget, so the sum of all
+    steps stays below -logit(1 - confidence) and one step more: the mean of T groups of N members
+    exceeds the budget by at most a share of (N / budget - 4 logit(1 - confidence)) / T, 0.14 for
+    100 groups of 16, a budget of 8 and a confidence of 0.95. That holds for groups one after the
+    other. What groups that are open together, and samples that end at the same review, spend
+    beyond it the groups that follow make up for.
     """
 
     Settings = ConsensusSettings
@@ -112,7 +113,7 @@ class Consensus(RejectionPolicy):
         """
         leader, second = votes(groups)
         leader = leader + (groups.alive & groups.begun).sum(axis=1)
-        posterior = np.log(betainc(leader + 1, second + 1, 0.5))
+        posterior = np.log(np.maximum(betainc(leader + 1, second + 1, 0.5), _TINY))
         total = leader + second
         density = -total * np.log(2.0) - betaln(leader + 1, second + 1)
         limit = np.minimum(np.log(_rivals(groups)) + density, 0.0)
