@@ -21,7 +21,6 @@ from flyball.policies.rejection.base import (
 Counts = NDArray[np.int64]
 
 _CORRECTION = 0.25  # logits that the error allowed moves with a group of twice the mean samples
-_TINY = 1e-300
 
 
 class ConsensusSettings(RejectionSettings):
@@ -92,7 +91,7 @@ class Consensus(RejectionPolicy):
         """Everybody who goes on where the leader is safe."""
         leader, second = votes(groups)
         enough = _voting(groups).sum(axis=1) >= self.settings.num_least
-        safe = enough & (betainc(leader + 1, second + 1, 0.5) <= self._error)
+        safe = enough & (_overtaken(leader, second) <= self._error)
         decided = leader - second > groups.alive.sum(axis=1)
         stop: Bools = groups.alive & (safe | decided)[:, None]
         return stop
@@ -113,7 +112,7 @@ class Consensus(RejectionPolicy):
         """
         leader, second = votes(groups)
         leader = leader + (groups.alive & groups.begun).sum(axis=1)
-        posterior = np.log(np.maximum(betainc(leader + 1, second + 1, 0.5), _TINY))
+        posterior = np.log(_overtaken(leader, second))
         total = leader + second
         density = -total * np.log(2.0) - betaln(leader + 1, second + 1)
         limit = np.minimum(np.log(_rivals(groups)) + density, 0.0)
@@ -149,6 +148,12 @@ def votes(groups: Groups) -> tuple[Counts, Counts]:
     leader = count.argmax(axis=1)[:, None]
     other = groups.answer != np.take_along_axis(groups.answer, leader, axis=1)
     return count.max(axis=1), (count * other).max(axis=1)
+
+
+def _overtaken(leader: Counts, second: Counts) -> Floats:
+    """Probability (G,) that the runner-up is the likelier of both; never 0, and 1/2 of a tie."""
+    chance: Floats = np.clip(betainc(leader + 1, second + 1, 0.5), 1e-300, 0.5)
+    return chance
 
 
 def _voting(groups: Groups) -> Bools:
