@@ -16,6 +16,7 @@ from flyball.integrations.hf.drafts import Drafts
 from flyball.integrations.hf.loop import Decoding
 from flyball.integrations.hf.processors import RowProcessors
 from flyball.integrations.hf.prompts import Prompts
+from flyball.integrations.hf.seeds import SeededDraws
 from flyball.integrations.hf.stats import GenerateStats, RoundStats
 from flyball.integrations.hf.text import Texts
 from flyball.integrations.hf.verdict import Judge
@@ -78,6 +79,7 @@ def assemble(
     texts = Texts(call.num_rows, model.device, together=call.together)
     processors = RowProcessors()
     do_sample = bool(call.config.do_sample)
+    draws = None if call.first.seeds is None else SeededDraws(texts)
     lookup = None
     if PROMPT_LOOKUP in drafts:
         number = list(drafts).index(PROMPT_LOOKUP)
@@ -88,17 +90,17 @@ def assemble(
         keeps = head is not None
         cached = CachedModel(views[0].model, call.num_rows, capacity, keeps, len(views))
         models.append(
-            ModelDraft(views, numbers, cached, texts, processors, governor, do_sample, head)
+            ModelDraft(views, numbers, cached, texts, processors, governor, do_sample, head, draws)
         )
     return Decoding(
         CachedModel(model, call.num_rows, capacity),
         texts,
         processors,
-        Drafts(models, lookup, texts, processors, governor, do_sample, call.tree_width),
+        Drafts(models, lookup, texts, processors, governor, do_sample, call.tree_width, draws),
         governor,
         call.queue,
         call.config,
-        Judge(texts, processors, do_sample, call.verification),
+        Judge(texts, processors, do_sample, call.verification, draws),
         stats,
         on_round,
         on_token,

@@ -29,7 +29,13 @@ from flyball.controller.governor import Governor
 from flyball.controller.policy_file import PolicyFile, load_policy
 from flyball.integrations.hf.arguments import with_stop_strings
 from flyball.integrations.hf.assemble import Call, assemble
-from flyball.integrations.hf.call_checks import check_call, check_many, check_prepared
+from flyball.integrations.hf.call_checks import (
+    check_call,
+    check_drawn,
+    check_many,
+    check_prepared,
+    check_seeds,
+)
 from flyball.integrations.hf.checks import (
     check_drafts,
     check_list,
@@ -84,7 +90,8 @@ def govern(
             least as many of them on average (see `verify_block`). Greedy drafts know one way.
         tree_width: candidates at each drafted position, all verified in one forward: 1 for a
             chain, 2 or 3 for a tree, whose further candidates take over where the first is
-            rejected. Where logits processors look at the text, drafts are chains all the same.
+            rejected. Where logits processors look at the text, or texts have seeds, drafts are
+            chains all the same.
         costs: cost table, or its file, to decide by instead of by measured seconds: the same
             prompts then meet the same decisions, on any machine.
         on_round: called after every round with what it did.
@@ -230,6 +237,7 @@ class GovernedGenerate:
         self,
         prompts: Sequence[Sequence[int] | torch.Tensor],
         *,
+        seeds: Sequence[int] | None = None,
         batch_size: int = 8,
         max_new_tokens: int | Sequence[int] | None = None,
         stop_strings: str | Sequence[str] | None = None,
@@ -238,10 +246,16 @@ class GovernedGenerate:
     ) -> list[torch.Tensor]:
         """Generate for a queue of prompts: as soon as a text ends, the next one takes its place.
 
-        Each text is what `generate` gives for its prompt alone.
+        Each text is what `generate` gives for its prompt alone. With seeds a sampled text is a
+        function of model, prompt, seed and settings: neither drafts nor their lengths, nor what
+        else is in the batch, nor which texts leave early, change a token, near ties in the
+        logits' own rounding aside. Drafts are chains then, whatever the `tree_width`, and
+        `verification` plays no part.
 
         Args:
-            prompts: token ids of each.
+            prompts: token ids of each; one may come several times.
+            seeds: one for each prompt, from 0 to 2**64 - 1, with do_sample=True; without them
+                tokens are drawn from torch's generator.
             batch_size: texts at a time.
             max_new_tokens: for all, or one for each prompt.
             stop_strings: texts end where one of these stands.
@@ -253,11 +267,16 @@ class GovernedGenerate:
         """
         settings = with_stop_strings(settings, stop_strings, tokenizer)
         limits = check_many(prompts, batch_size, max_new_tokens, settings)
+        own_seeds = check_seeds(seeds, len(prompts))
         if len(prompts) == 0:
             return []
 
         def prepare(number: int) -> tuple[Prompts, GenerationConfig]:
-            return self._prepare(prompts[number], limits[number], settings)
+            prepared, config = self._prepare(prompts[number], limits[number], settings)
+            if own_seeds is not None:
+                check_drawn(config)
+                prepared = replace(prepared, seeds=np.array([own_seeds[number]], np.uint64))
+            return prepared, config
 
         with self._exclusive():
             first, config = prepare(0)

@@ -105,7 +105,9 @@ class Decoding:
             count = len(prompts.tokens)
             request = self._num_requests + np.arange(count)
             self._num_requests += count
-            rows = texts.add(request, prompts.tokens, prompts.num_padding, prompts.ending)
+            rows = texts.add(
+                request, prompts.tokens, prompts.num_padding, prompts.ending, prompts.seeds
+            )
             self._processors.add(prompts.processors, count)
             self._drafts.add(rows, prompts.images)
             self._slots = np.concatenate([self._slots, self._governor.admit(count)])

@@ -26,6 +26,7 @@ class Prompts:
         ending: when they end.
         processors: of their logits.
         images: that they show; None without any.
+        seeds: (texts,) of their draws; None where tokens are drawn without.
     """
 
     tokens: Longs
@@ -33,6 +34,7 @@ class Prompts:
     ending: Ending
     processors: Processors
     images: PromptImages | None = None
+    seeds: NDArray[np.uint64] | None = None
 
     @classmethod
     def prepared(

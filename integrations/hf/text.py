@@ -19,6 +19,7 @@ from flyball.integrations.hf.device import upload
 
 Longs = NDArray[np.int64]
 Floats = NDArray[np.float32]
+Seeds = NDArray[np.uint64]
 Bools = NDArray[np.bool_]
 
 
@@ -85,6 +86,7 @@ class Texts:
             sampling.
         request: (rows,) number of the request in each row.
         number: (rows,) of the text among those that were prepared together.
+        seed: (rows,) of each text's draws; 0 where texts have none.
         num_tokens: (rows,) columns that are settled, padding included.
         num_padding: (rows,) columns of left padding.
         prompt_len: (rows,) columns of the prompt, padding included.
@@ -100,6 +102,7 @@ class Texts:
         self.probs = np.ones((num_rows, 0), np.float32)
         nobody = np.zeros(0, np.int64)
         self.request, self.number = nobody, nobody
+        self.seed: Seeds = np.zeros(0, np.uint64)
         self.num_tokens, self.num_padding, self.prompt_len = nobody, nobody, nobody
         self._limit, self._ends_at = nobody, nobody
         self._deadline = np.zeros(0)
@@ -126,7 +129,14 @@ class Texts:
         """Tokens (rows,) that may still be added."""
         return self._limit - self.num_tokens
 
-    def add(self, request: Longs, prompts: Longs, num_padding: Longs, ending: Ending) -> Longs:
+    def add(
+        self,
+        request: Longs,
+        prompts: Longs,
+        num_padding: Longs,
+        ending: Ending,
+        seeds: Seeds | None = None,
+    ) -> Longs:
         """Begin texts in new rows.
 
         Args:
@@ -134,6 +144,7 @@ class Texts:
             prompts: (r, prompt) token ids, padded on the left.
             num_padding: (r,) columns of padding.
             ending: of all of them.
+            seeds: (r,) of their draws; None without.
 
         Returns:
             (r,) the rows.
@@ -148,6 +159,8 @@ class Texts:
             self.tokens[rows[0] : rows[0] + count, :width] = upload(prompts, self.device)
         self.request = np.concatenate([self.request, request])
         self.number = np.concatenate([self.number, np.arange(count)])
+        own = np.zeros(count, np.uint64) if seeds is None else seeds
+        self.seed = np.concatenate([self.seed, own])
         self.num_padding = np.concatenate([self.num_padding, num_padding])
         for name, value in (("num_tokens", width), ("prompt_len", width), ("_limit", limit)):
             setattr(self, name, np.concatenate([getattr(self, name), np.full(count, value)]))
@@ -174,7 +187,7 @@ class Texts:
             self.tokens[upload(holes, self.device)] = self.tokens[upload(movers, self.device)]
         self._last_end = max(self._last_end, int(self._ends_at[gone].max(initial=0)))
         for name in (
-            "request", "number", "num_tokens", "num_padding", "prompt_len", "finished",
+            "request", "number", "seed", "num_tokens", "num_padding", "prompt_len", "finished",
             "_limit", "_deadline", "_ends_at", "_endings",
         ):  # fmt: skip
             setattr(self, name, getattr(self, name)[order])
