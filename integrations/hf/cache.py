@@ -121,12 +121,13 @@ class _RowLayer(DynamicLayer):
         every = 1 if place.lane is None else place.num_lanes
         return buffer[first : first + every * place.num_rows : every, :, : place.num_columns]
 
-    def grow(self, capacity: int) -> None:
+    def grow(self) -> None:
         """Make room; what is beyond a row's text is finite, since masked weights multiply it."""
+        place = self._place
         for name in ("keys", "values"):
             old = getattr(self, name)
-            new = old.new_zeros(*old.shape[:2], capacity, old.shape[3])
-            new[:, :, : old.shape[2]] = old
+            new = old.new_zeros(place.max_rows, old.shape[1], place.capacity, old.shape[3])
+            new[: len(old), :, : old.shape[2]] = old
             setattr(self, name, new)
 
     def get_seq_length(self) -> int:
@@ -225,11 +226,20 @@ class RowCache(DynamicCache):
             layer.keys[row, :, target] = layer.keys[row, :, source]
             layer.values[row, :, target] = layer.values[row, :, source]
 
+    def reserve_rows(self, num_texts: int) -> None:
+        """Make room for so many texts; those that are there stay."""
+        place = self._place
+        place.max_rows = max(place.max_rows, num_texts * place.num_lanes)
+        self._grow()
+
     def _reserve(self, num_columns: int) -> None:
         place = self._place
         if num_columns <= place.capacity:
             return
         place.capacity = 2 * num_columns
+        self._grow()
+
+    def _grow(self) -> None:
         for layer in self.layers:
             if layer.is_initialized:
-                layer.grow(place.capacity)
+                layer.grow()

@@ -150,6 +150,10 @@ class CachedModel:
         """Copy rows (m,) over others."""
         self._cache.move_rows(sources, targets)
 
+    def reserve_rows(self, num_texts: int) -> None:
+        """Make room for so many texts; those that are there stay."""
+        self._cache.reserve_rows(num_texts)
+
     def snapshot(self, row: int, length: int) -> Snapshot:
         """Keys and values of a row's first `length` tokens, for rows that begin with them."""
         return self._cache.copy_out(row, length)

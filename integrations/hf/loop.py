@@ -77,7 +77,7 @@ class Decoding:
         self._slots: Ints = np.zeros(0, np.int32)
         self._num_requests = 0
         self._results: dict[int, Longs] = {}
-        self._evidence = EvidenceInbox(governor, self._do_sample)
+        self._evidence = EvidenceInbox(governor, self._do_sample, judge.draws)
         wanted = config.return_dict_in_generate
         rows = texts.max_rows
         self.scores = TokenScores(rows) if wanted and config.output_scores else None

@@ -29,7 +29,7 @@ class SeededDraws:
     draws keeps exactly the tokens that it would have drawn without drafts, and a draft that draws
     with the same noise meets it often: for distributions p and q with a probability of at least
     (1 - d) / (1 + d), d = TV(p, q), where rejection sampling accepts 1 - d (Daliri, Musco and
-    Suresh 2024, "Coupling without communication and drafter-invariant speculative decoding").
+    Suresh 2024, arXiv 2408.07978, drafter-invariant speculative decoding).
 
     Args:
         texts: of the batch, with seeds.
@@ -63,8 +63,12 @@ class SeededDraws:
             self._noise.extend(noise.unbind(dim=1))
         return _draw(scores, self._noise[num_drafted:end])
 
+    def noise(self, row: torch.Tensor, place: torch.Tensor) -> torch.Tensor:
+        """Noise (N, vocab) of tokens that the latest draw was of, `place` after the first one."""
+        return torch.stack(self._noise, dim=1)[row, place]
+
     def again(self, columns: Longs, scores: torch.Tensor) -> torch.Tensor:
-        """What tokens of the settled text would be by other scores.
+        """What tokens of the settled text would be by other scores; their noise is made anew.
 
         Args:
             columns: (rows, width) of the text; those before its first new token mean nothing.

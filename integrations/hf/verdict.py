@@ -58,6 +58,9 @@ class Judge:
         do_sample: whether tokens are drawn.
         verification: how sampled chains are verified.
         draws: of texts with seeds; None without.
+
+    Attributes:
+        draws: the same.
     """
 
     def __init__(
@@ -72,7 +75,7 @@ class Judge:
         self._processors = processors
         self._do_sample = do_sample
         self._verification = verification
-        self._draws = draws
+        self.draws = draws
 
     def __call__(self, rows: Longs, logits: torch.Tensor, proposal: Proposal) -> Verdict:
         """The verdict on drafts of rows (r,).
@@ -90,8 +93,8 @@ class Judge:
         scores = self._processors(self._texts, rows, 0, logits, present)
         if proposal.siblings is not None:
             return self._tree(scores, proposal)
-        if self._draws is not None:
-            drawn = self._draws(rows, 0, scores)
+        if self.draws is not None:
+            drawn = self.draws(rows, 0, scores)
             probs = scores.softmax(dim=-1).gather(2, drawn[..., None]).squeeze(2)
             return self._compared(scores, proposal, drawn, HostCopy(probs))
         if not self._do_sample:
