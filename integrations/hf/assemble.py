@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -21,6 +20,7 @@ from flyball.integrations.hf.stats import GenerateStats, RoundStats
 from flyball.integrations.hf.text import Texts
 from flyball.integrations.hf.verdict import Judge
 from flyball.integrations.hf.views import DraftView
+from flyball.integrations.hf.watch import Queue, Watch
 from flyball.integrations.lookup import PromptLookup
 from flyball.kernels.head import AcceptanceHead
 from flyball.kernels.verify import Verification
@@ -40,15 +40,17 @@ class Call:
         together: all rows go on until the last has ended.
         verification: how sampled drafts are verified.
         tree_width: candidates at each drafted position.
+        watch: sees the rows as they grow; None without.
     """
 
     num_rows: int
     config: GenerationConfig
-    queue: deque[Callable[[], Prompts]]
+    queue: Queue
     first: Prompts
     together: bool
     verification: Verification
     tree_width: int
+    watch: Watch | None = None
 
 
 def assemble(
@@ -104,6 +106,7 @@ def assemble(
         stats,
         on_round,
         on_token,
+        call.watch,
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,19 @@ from transformers.cache_utils import DynamicLayer
 from flyball.integrations.hf.device import upload
 
 Longs = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """Keys and values of a row's first tokens.
+
+    Attributes:
+        length: tokens.
+        layers: keys and values (heads, length, head size) of each layer.
+    """
+
+    length: int
+    layers: list[tuple[torch.Tensor, torch.Tensor]]
 
 
 class _Place:
@@ -185,6 +199,22 @@ class RowCache(DynamicCache):
         for layer in self.layers:
             layer.keys[target] = layer.keys[source]
             layer.values[target] = layer.values[source]
+
+    def copy_out(self, row: int, length: int) -> Snapshot:
+        """A copy of a row's first tokens."""
+        layers = [
+            (layer.keys[row, :, :length].clone(), layer.values[row, :, :length].clone())
+            for layer in self.layers
+        ]
+        return Snapshot(length, layers)
+
+    def copy_in(self, rows: Longs, snapshot: Snapshot) -> None:
+        """Let empty rows (r,) begin with these tokens."""
+        self._reserve(snapshot.length)
+        places = upload(rows, self.layers[0].device)
+        for layer, (keys, values) in zip(self.layers, snapshot.layers, strict=True):
+            layer.keys[places, :, : snapshot.length] = keys
+            layer.values[places, :, : snapshot.length] = values
 
     def move_columns(self, rows: Longs, sources: Longs, targets: Longs) -> None:
         """Copy in each of rows (m,) column `sources` (m,) over `targets` (m,)."""

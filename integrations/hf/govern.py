@@ -49,6 +49,7 @@ from flyball.integrations.hf.loop import Decoding
 from flyball.integrations.hf.prompts import Prompts
 from flyball.integrations.hf.stats import GenerateStats, RoundStats
 from flyball.integrations.hf.views import DraftView
+from flyball.integrations.hf.watch import Queue, Watch
 from flyball.kernels.head import AcceptanceHead
 from flyball.kernels.verify import Verification
 
@@ -192,7 +193,7 @@ class GovernedGenerate:
             (rows, length) token ids, or the usual output class if the configuration asks for it.
         """
         prepared = (input_ids, logits_processor, stopping_criteria, generation_config)
-        with self._exclusive():
+        with self.exclusive():
             return self._decode(model, *prepared, draft_inputs=draft_inputs, **model_kwargs)
 
     def generate(
@@ -224,7 +225,7 @@ class GovernedGenerate:
             decode = functools.partial(
                 self._decode, token_streamer=streamer, draft_inputs=draft_inputs
             )
-            with self._exclusive():
+            with self.exclusive():
                 result: torch.Tensor | GenerateDecoderOnlyOutput = self._model.generate(
                     inputs, custom_generate=decode, **settings
                 )
@@ -272,26 +273,35 @@ class GovernedGenerate:
             return []
 
         def prepare(number: int) -> tuple[Prompts, GenerationConfig]:
-            prepared, config = self._prepare(prompts[number], limits[number], settings)
+            prepared, config = self.prepare(prompts[number], limits[number], settings)
             if own_seeds is not None:
                 check_drawn(config)
                 prepared = replace(prepared, seeds=np.array([own_seeds[number]], np.uint64))
             return prepared, config
 
-        with self._exclusive():
+        with self.exclusive():
             first, config = prepare(0)
             queue: deque[Callable[[], Prompts]] = deque([lambda: first])
             queue.extend(
                 functools.partial(lambda n: prepare(n)[0], n) for n in range(1, len(prompts))
             )
             with torch.inference_mode():
-                texts = self._assemble(min(batch_size, len(prompts)), config, queue, first).run()
+                texts = self.assemble(min(batch_size, len(prompts)), config, queue, first).run()
         return [torch.from_numpy(text).to(self._model.device) for text in texts]
 
-    def _prepare(
+    def prepare(
         self, prompt: Sequence[int] | torch.Tensor, limit: int | None, settings: dict[str, Any]
     ) -> tuple[Prompts, GenerationConfig]:
-        """Let transformers prepare one prompt as for a call of its own."""
+        """Let transformers prepare one prompt of a queue as for a call of its own.
+
+        Args:
+            prompt: token ids.
+            limit: new tokens; None where `settings` say it.
+            settings: of `generate`.
+
+        Raises:
+            HostError: settings that a queue cannot serve.
+        """
         prepared: list[tuple[Prompts, GenerationConfig]] = []
 
         def note(
@@ -348,7 +358,7 @@ class GovernedGenerate:
         on_token = None if token_streamer is None else functools.partial(_put, token_streamer)
         with torch.inference_mode():
             queue: deque[Callable[[], Prompts]] = deque([lambda: prompts])
-            decoding = self._assemble(
+            decoding = self.assemble(
                 rows,
                 generation_config,
                 queue,
@@ -373,22 +383,43 @@ class GovernedGenerate:
             logits=decoding.logits.result(new) if decoding.logits else None,
         )
 
-    def _assemble(
+    def assemble(
         self,
         num_rows: int,
         config: GenerationConfig,
-        queue: deque[Callable[[], Prompts]],
+        queue: Queue,
         first: Prompts,
         on_token: Callable[[int], None] | None = None,
         *,
         together: bool = False,
+        watch: Watch | None = None,
     ) -> Decoding:
+        """The loop of one call; its caller holds the model.
+
+        Args:
+            num_rows: most texts at a time.
+            config: prepared.
+            queue: makes the prompts to come.
+            first: the first of them, or one like them.
+            on_token: called with every token of the first row.
+            together: all rows go on until the last has ended.
+            watch: sees the rows as they grow and may end them.
+        """
         self._stats.num_calls += 1
         return assemble(
             self._model,
             self._drafts,
             self.governor,
-            Call(num_rows, config, queue, first, together, self._verification, self._tree_width),
+            Call(
+                num_rows,
+                config,
+                queue,
+                first,
+                together,
+                self._verification,
+                self._tree_width,
+                watch,
+            ),
             self._stats,
             self._on_round,
             on_token,
@@ -396,8 +427,12 @@ class GovernedGenerate:
         )
 
     @contextmanager
-    def _exclusive(self) -> Iterator[None]:
-        """Hold the model for one call."""
+    def exclusive(self) -> Iterator[None]:
+        """Hold the model for one call.
+
+        Raises:
+            HostError: another call holds it, or the governor is closed.
+        """
         if self._closed:
             raise HostError("expected an open governor, but it is closed; make a new one: govern")
         lock = _in_use.setdefault(self._model, threading.Lock())

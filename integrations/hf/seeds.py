@@ -53,7 +53,7 @@ class SeededDraws:
         """
         texts, end = self._texts, num_drafted + scores.shape[1]
         seeds = _bits(texts.seed[rows])
-        at = np.stack([seeds, (texts.num_tokens - texts.prompt_len)[rows]])
+        at = np.stack([seeds, (texts.num_tokens - texts.first_new)[rows]])
         if not np.array_equal(at, self._at):
             self._at, self._noise = at, []
         if len(self._noise) < end:
@@ -79,7 +79,7 @@ class SeededDraws:
         """
         texts, (rows, _, vocab) = self._texts, scores.shape
         seeds = upload(_bits(texts.seed), scores.device)
-        index = upload(np.maximum(columns - texts.prompt_len[:, None], 0), scores.device)
+        index = upload(np.maximum(columns - texts.first_new[:, None], 0), scores.device)
         size = max(1, _MOST_ELEMENTS // (rows * vocab))
         parts = [
             _draw(part, token_noise(seeds, at, vocab).unbind(dim=1))

@@ -89,7 +89,9 @@ class Texts:
         seed: (rows,) of each text's draws; 0 where texts have none.
         num_tokens: (rows,) columns that are settled, padding included.
         num_padding: (rows,) columns of left padding.
-        prompt_len: (rows,) columns of the prompt, padding included.
+        prompt_len: (rows,) columns of the prompt, padding included; of a text that goes on from
+            another row, all with which it began in this one.
+        num_before: (rows,) of them, tokens that were generated in other rows.
         finished: (rows,) whether the row needs no more tokens.
     """
 
@@ -104,6 +106,7 @@ class Texts:
         self.request, self.number = nobody, nobody
         self.seed: Seeds = np.zeros(0, np.uint64)
         self.num_tokens, self.num_padding, self.prompt_len = nobody, nobody, nobody
+        self.num_before = nobody
         self._limit, self._ends_at = nobody, nobody
         self._deadline = np.zeros(0)
         self._endings = np.zeros(0, object)  # of Ending
@@ -125,6 +128,11 @@ class Texts:
         return self.num_tokens - self.num_padding
 
     @property
+    def first_new(self) -> Longs:
+        """Column (rows,) of each text's first generated token."""
+        return self.prompt_len - self.num_before
+
+    @property
     def remaining(self) -> Longs:
         """Tokens (rows,) that may still be added."""
         return self._limit - self.num_tokens
@@ -136,6 +144,7 @@ class Texts:
         num_padding: Longs,
         ending: Ending,
         seeds: Seeds | None = None,
+        num_before: int = 0,
     ) -> Longs:
         """Begin texts in new rows.
 
@@ -145,6 +154,7 @@ class Texts:
             num_padding: (r,) columns of padding.
             ending: of all of them.
             seeds: (r,) of their draws; None without.
+            num_before: last tokens of each that were generated before.
 
         Returns:
             (r,) the rows.
@@ -162,7 +172,10 @@ class Texts:
         own = np.zeros(count, np.uint64) if seeds is None else seeds
         self.seed = np.concatenate([self.seed, own])
         self.num_padding = np.concatenate([self.num_padding, num_padding])
-        for name, value in (("num_tokens", width), ("prompt_len", width), ("_limit", limit)):
+        for name, value in (
+            ("num_tokens", width), ("prompt_len", width), ("num_before", num_before),
+            ("_limit", limit),
+        ):  # fmt: skip
             setattr(self, name, np.concatenate([getattr(self, name), np.full(count, value)]))
         self._deadline = np.concatenate([self._deadline, np.full(count, ending.deadline)])
         self._ends_at = np.concatenate([self._ends_at, np.zeros(count, np.int64)])
@@ -187,8 +200,8 @@ class Texts:
             self.tokens[upload(holes, self.device)] = self.tokens[upload(movers, self.device)]
         self._last_end = max(self._last_end, int(self._ends_at[gone].max(initial=0)))
         for name in (
-            "request", "number", "seed", "num_tokens", "num_padding", "prompt_len", "finished",
-            "_limit", "_deadline", "_ends_at", "_endings",
+            "request", "number", "seed", "num_tokens", "num_padding", "prompt_len",
+            "num_before", "finished", "_limit", "_deadline", "_ends_at", "_endings",
         ):  # fmt: skip
             setattr(self, name, getattr(self, name)[order])
         return Moves(order, movers, holes)
