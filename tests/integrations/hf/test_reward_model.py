@@ -156,7 +156,7 @@ def test_prompts_may_end_where_texts_of_others_go_on() -> None:
         [([3, 4, 5, 6, 7], 2), ([3, 4, 5, 6, 8], 5), ([3, 4, 5, 6, 8, 9], 2)]
     ):
         expected = fresh_log_probs(model, np.array(tokens), prompt_len).sum()
-        score = scorer(partial([tokens], prompt_len, candidate=[number]))
+        score = scorer(partial([tokens], prompt_len, candidate=[number], finished=[True]))
         np.testing.assert_allclose(score, expected, rtol=0, atol=1e-9)
 
 
