@@ -1,14 +1,14 @@
-"""Train the reasoning pair: a solver that has forgotten its products, and judges of its texts.
+"""Train the reasoning pair: a solver that has nearly forgotten its products, and two judges.
 
     python -m flyball.demo.train_reasoner all       # half an hour on two CPU cores
     python -m flyball.demo.train_reasoner solver    # or by stage: base, solver, judge, ...
 
 Solver and judge begin as one language model of right solutions. The solver goes on with sums alone
-and loses the products again (catastrophic forgetting, McCloskey and Cohen 1989), so it is sure of
-sums and errs at products, as models err at what is rare in their text. The judge goes on with many
-products, so its likelihoods tell a right step from a wrong one. The process reward model begins as
-the judge and learns from the solver's own texts, each token labelled with whether all is right up
-to there: every cut of a text at once.
+until the products are lost (catastrophic forgetting, McCloskey and Cohen 1989), and sees a few of
+them again: without that it is wrong for sure, the same way in every sample; with it, it is unsure.
+The judge goes on with many products, so its likelihoods tell a right step from a wrong one. The
+process reward model begins as the judge and learns from the solver's own texts, each token bearing
+the label whether all is right up to there: every cut of a text at once.
 """
 
 from __future__ import annotations
@@ -70,7 +70,11 @@ BASE_PHASES = (
     Phase(0.4, (2, 3, 4), 0.5),
     Phase(1.0, (3, 4, 5, 6, 7, 8), 0.5),
 )
-SOLVER_PHASES = (Phase(1.0, (5, 6, 7, 8), 0.0),)
+SUMS_ALONE = (Phase(1.0, (5, 6, 7, 8), 0.0),)
+REMINDER = (Phase(1.0, (5, 6, 7, 8), 0.5),)
+REMINDER_STEPS = (
+    12  # after 6 the solver is right 34% of the time, after 12 48%, after 60 above 75%
+)
 JUDGE_PHASES = (Phase(1.0, (4, 5, 6, 7, 8), 0.8),)
 
 
@@ -113,13 +117,25 @@ def train_base(num_steps: int) -> LlamaForCausalLM:
     return model
 
 
-def go_on(
-    folder: Path, phases: tuple[Phase, ...], num_steps: int, lr: float, label: str
-) -> LlamaForCausalLM:
-    """Train the base model on other texts."""
+def load_base(folder: Path) -> LlamaForCausalLM:
+    """The base model, to be trained further."""
     model = load(folder)
     model.set_attn_implementation("eager")
-    train_on_solutions(model.train(), phases, num_steps, lr, label)
+    return model.train()
+
+
+def train_solver(base: Path, num_steps: int) -> LlamaForCausalLM:
+    """Sums until the products are lost, then some of these again."""
+    model = load_base(base)
+    train_on_solutions(model, SUMS_ALONE, num_steps, LEARNING_RATE / 4, "sums alone")
+    train_on_solutions(model, REMINDER, REMINDER_STEPS, LEARNING_RATE / 4, "reminder")
+    return model
+
+
+def train_judge(base: Path, num_steps: int) -> LlamaForCausalLM:
+    """Products until they are sure."""
+    model = load_base(base)
+    train_on_solutions(model, JUDGE_PHASES, num_steps, LEARNING_RATE / 2, "judge")
     return model
 
 
@@ -183,14 +199,8 @@ def main() -> None:
     base = args.base
     stages: dict[str, tuple[Path, Callable[[], Any]]] = {
         "base": (base, lambda: train_base(args.base_steps)),
-        "solver": (
-            args.out / "solver",
-            lambda: go_on(base, SOLVER_PHASES, args.solver_steps, 5e-4, "solver"),
-        ),
-        "judge": (
-            args.out / "judge",
-            lambda: go_on(base, JUDGE_PHASES, args.judge_steps, 1e-3, "judge"),
-        ),
+        "solver": (args.out / "solver", lambda: train_solver(base, args.solver_steps)),
+        "judge": (args.out / "judge", lambda: train_judge(base, args.judge_steps)),
         "process_reward": (
             args.out / "process_reward",
             lambda: train_process_reward(args.out, args.process_reward_steps),
