@@ -1,0 +1,215 @@
+"""Train the reasoning pair: a solver that has nearly forgotten its products, and two judges.
+
+    python -m flyball.demo.train_reasoner all       # half an hour on two CPU cores
+    python -m flyball.demo.train_reasoner solver    # or by stage: base, solver, judge, ...
+
+Solver and judge begin as one language model of right solutions. The solver goes on with sums alone
+until the products are lost (catastrophic forgetting, McCloskey and Cohen 1989), and sees a few of
+them again: without that it is wrong for sure, the same way in every sample; with it, it is unsure.
+The judge goes on with many products, so its likelihoods tell a right step from a wrong one. The
+process reward model begins as the judge and learns from the solver's own texts, each token bearing
+the label whether all is right up to there: every cut of a text at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from transformers import LlamaForCausalLM, LlamaForSequenceClassification
+
+from flyball.demo.arithmetic import MIXES, Problem, draw_problem, draw_problems, right_characters
+from flyball.demo.loader import MODELS
+from flyball.demo.reasoner_models import (
+    IGNORED,
+    LANGUAGE_MODEL,
+    PAD_ID,
+    PROCESS_REWARD,
+    SEED,
+    encode,
+    make_config,
+    make_model,
+    make_tokenizer,
+    padded,
+    solved_rows,
+)
+from flyball.demo.reasoner_samples import Samples, write
+from flyball.demo.train import fit, load, save
+
+BATCH_TOKENS = 4_000
+LEARNING_RATE = 2e-3
+MOST_PRODUCTS = 3
+SAMPLED_PROBLEMS = 4_000  # of each mix, for the process reward model
+TEMPERATURE = 0.8
+
+
+@dataclass(frozen=True)
+class Phase:
+    """Part of a training on right solutions.
+
+    Attributes:
+        until: share of the steps that are done at its end.
+        num_terms: of the problems; one number for all rows of a batch.
+        products: share of problems with products.
+    """
+
+    until: float
+    num_terms: tuple[int, ...]
+    products: float
+
+
+# Short texts first: with operands in fixed places, sums and products are learned within 500 steps.
+BASE_PHASES = (
+    Phase(0.15, (2,), 0.5),
+    Phase(0.4, (2, 3, 4), 0.5),
+    Phase(1.0, (3, 4, 5, 6, 7, 8), 0.5),
+)
+SUMS_ALONE = (Phase(1.0, (5, 6, 7, 8), 0.0),)
+REMINDER = (Phase(1.0, (5, 6, 7, 8), 0.5),)
+REMINDER_STEPS = (
+    12  # after 6 the solver is right 34% of the time, after 12 48%, after 60 above 75%
+)
+JUDGE_PHASES = (Phase(1.0, (4, 5, 6, 7, 8), 0.8),)
+
+
+def draw_batch(rng: np.random.Generator, phase: Phase) -> list[Problem]:
+    """Problems of one number of terms and about BATCH_TOKENS tokens."""
+    num_terms = int(rng.choice(phase.num_terms))
+    rows = BATCH_TOKENS // (3 * num_terms * (num_terms + 1) // 2)
+    most = min(MOST_PRODUCTS, num_terms - 1)
+    with_products = rng.random(rows) < phase.products
+    counts = np.where(with_products, rng.integers(1, most + 1, rows), 0)
+    return [draw_problem(rng, num_terms, count) for count in counts.tolist()]
+
+
+def train_on_solutions(
+    model: LlamaForCausalLM, phases: tuple[Phase, ...], num_steps: int, lr: float, label: str
+) -> None:
+    """Next-token training on right solutions; prompts bear no loss."""
+    print(f"{label}: {model.num_parameters():,} parameters", flush=True)
+    rng = np.random.default_rng(SEED)
+    step = 0
+
+    def loss_of(model: LlamaForCausalLM) -> torch.Tensor:
+        nonlocal step
+        phase = next(phase for phase in phases if step / num_steps < phase.until)
+        step += 1
+        ids, labels = solved_rows(draw_batch(rng, phase))
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            logits = model(input_ids=ids[:, :-1], use_cache=False).logits
+        return F.cross_entropy(
+            logits.float().flatten(0, 1), labels[:, 1:].flatten(), ignore_index=IGNORED
+        )
+
+    fit(model, loss_of, num_steps, lr, label)
+
+
+def train_base(num_steps: int) -> LlamaForCausalLM:
+    """Sums and products, on short texts first."""
+    model = make_model(LANGUAGE_MODEL)
+    train_on_solutions(model, BASE_PHASES, num_steps, LEARNING_RATE, "base")
+    return model
+
+
+def load_base(folder: Path) -> LlamaForCausalLM:
+    """The base model, to be trained further."""
+    model = load(folder)
+    model.set_attn_implementation("eager")
+    return model.train()
+
+
+def train_solver(base: Path, num_steps: int) -> LlamaForCausalLM:
+    """Sums until the products are lost, then some of these again."""
+    model = load_base(base)
+    train_on_solutions(model, SUMS_ALONE, num_steps, LEARNING_RATE / 4, "sums alone")
+    train_on_solutions(model, REMINDER, REMINDER_STEPS, LEARNING_RATE / 4, "reminder")
+    return model
+
+
+def train_judge(base: Path, num_steps: int) -> LlamaForCausalLM:
+    """Products until they are sure."""
+    model = load_base(base)
+    train_on_solutions(model, JUDGE_PHASES, num_steps, LEARNING_RATE / 2, "judge")
+    return model
+
+
+def labelled_rows(samples: Samples) -> list[tuple[list[int], list[float]]]:
+    """Ids of each text with its prompt, and for each written token whether all is right so far."""
+    rows = []
+    for problem, text in zip(samples.problems, samples.texts, strict=True):
+        num_right = right_characters(problem, text)
+        labels = [1.0] * num_right + [0.0] * (len(text) - num_right)
+        prompt = encode(problem.text)
+        rows.append((prompt + encode(text), [float(IGNORED)] * len(prompt) + labels))
+    return rows
+
+
+def train_process_reward(out: Path, num_steps: int) -> LlamaForSequenceClassification:
+    """Cross-entropy of "right so far" at every token that the solver wrote."""
+    torch.manual_seed(SEED)
+    config = make_config(PROCESS_REWARD, num_labels=1, attn_implementation="eager")
+    model = LlamaForSequenceClassification(config)
+    judge, solver = load(out / "judge"), load(out / "solver")
+    model.model.load_state_dict(judge.model.state_dict(), strict=False)
+    print(f"process reward: {model.num_parameters():,} parameters", flush=True)
+    rng = np.random.default_rng(SEED + 1)
+    rows = []
+    for mix in MIXES.values():
+        problems = draw_problems(rng, mix, SAMPLED_PROBLEMS)
+        rows += labelled_rows(write(solver, make_tokenizer(), problems, TEMPERATURE, SEED))
+    print(f"{len(rows)} texts of the solver", flush=True)
+
+    def loss_of(model: LlamaForSequenceClassification) -> torch.Tensor:
+        picks = rng.integers(len(rows), size=BATCH_TOKENS // 80)
+        ids = padded([rows[i][0] for i in picks], PAD_ID)
+        labels = padded([rows[i][1] for i in picks], IGNORED)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            states = model.model(input_ids=ids, use_cache=False).last_hidden_state
+            logits = model.score(states)[..., 0].float()
+        written = labels != IGNORED
+        return F.binary_cross_entropy_with_logits(logits[written], labels[written])
+
+    fit(model, loss_of, num_steps, LEARNING_RATE / 2, "process reward")
+    return model
+
+
+def keep(model: Any, folder: Path) -> None:
+    """Weights in bfloat16, with the tokenizer beside them."""
+    save(model, folder)
+    make_tokenizer().save_pretrained(folder)
+
+
+def main() -> None:
+    """Run one stage or all of them."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("stage", choices=["all", "base", "solver", "judge", "process_reward"])
+    parser.add_argument("--out", type=Path, default=MODELS)
+    parser.add_argument("--base", type=Path, default=Path("build/reasoner-base"))
+    parser.add_argument("--base-steps", type=int, default=4000)
+    parser.add_argument("--solver-steps", type=int, default=240)
+    parser.add_argument("--judge-steps", type=int, default=700)
+    parser.add_argument("--process-reward-steps", type=int, default=1500)
+    args = parser.parse_args()
+    base = args.base
+    stages: dict[str, tuple[Path, Callable[[], Any]]] = {
+        "base": (base, lambda: train_base(args.base_steps)),
+        "solver": (args.out / "solver", lambda: train_solver(base, args.solver_steps)),
+        "judge": (args.out / "judge", lambda: train_judge(base, args.judge_steps)),
+        "process_reward": (
+            args.out / "process_reward",
+            lambda: train_process_reward(args.out, args.process_reward_steps),
+        ),
+    }
+    for name in stages if args.stage == "all" else [args.stage]:
+        folder, train = stages[name]
+        keep(train(), folder)
+
+
+if __name__ == "__main__":
+    main()
