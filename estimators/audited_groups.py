@@ -14,6 +14,7 @@ _CAPACITY = 256  # groups
 _JUDGED = 32  # latest groups that tell what a threshold saves
 _UNIT_QUANTILE = 0.9
 _SHARED = 0.1  # of the units' mean, in each
+_LEAST_UNIT = 1e-6
 
 
 class AuditedGroups:
@@ -21,9 +22,9 @@ class AuditedGroups:
 
     Surprise at checkpoint c comes in units u_c: the 0.9 quantile of what winners show there plus a
     tenth of the mean over checkpoints, so that no checkpoint takes up the risk of all. A
-    candidate's score is its largest over checkpoints. Winning place r of a group is lost once all
-    members have been stopped that end no more than a tie below the r-th best, or all but r - 1 of
-    them; its score is the r-th least among theirs.
+    candidate's score is its largest over the checkpoints that it passed. A group is lost once all
+    members have been stopped that end no more than a tie below the best; its score is the least
+    among theirs.
 
     Args:
         reward: foresees finals.
@@ -42,87 +43,87 @@ class AuditedGroups:
         self._score: Floats = np.zeros((0, 0, len(checks)))
         self._final: Floats = np.zeros((0, 0))
         self._tokens: Floats = np.zeros((0, 0))
-        self._keep: Ints = np.zeros(0, np.int32)
         self.unit: Floats = np.ones(len(checks))
         self.mean_tokens = 0.0
 
     @property
     def num_groups(self) -> int:
         """Groups that are kept."""
-        return len(self._keep)
+        return len(self._final)
 
-    def add(self, score: Floats, final: Floats, num_tokens: Ints, keep: Ints) -> None:
-        """Take in groups: score (G, N, C), final and num_tokens (G, N), keep (G,)."""
+    def add(self, score: Floats, final: Floats, num_tokens: Ints) -> None:
+        """Take in groups: score (G, N, C), final and num_tokens (G, N)."""
+        tokens = np.where(np.isnan(final), np.nan, num_tokens)
         self._score = _stack(self._score, score)[-_CAPACITY:]
         self._final = _stack(self._final, final)[-_CAPACITY:]
-        tokens = np.where(np.isnan(final), np.nan, num_tokens)
         self._tokens = _stack(self._tokens, tokens)[-_CAPACITY:]
-        self._keep = np.concatenate([self._keep, keep])[-_CAPACITY:]
 
     def keep_latest(self, num_groups: int) -> None:
         """Forget all but the latest."""
-        for name in ("_score", "_final", "_tokens", "_keep"):
+        for name in ("_score", "_final", "_tokens"):
             setattr(self, name, getattr(self, name)[-num_groups:])
 
     def fit(self) -> None:
         """Set the units by what the winners of all groups showed."""
-        best = np.nanmax(self._final, axis=1, initial=-np.inf)
-        group, member = np.nonzero(self._final >= best[:, None] - self._tie)
-        surprise = self._surprise(self._score, group, member, self._keep)
-        least = np.full((self.num_groups, len(self._checks)), np.inf)
-        np.minimum.at(least, group, np.where(np.isnan(surprise), np.inf, surprise))
-        least[np.isinf(least)] = 0.0  # no winner was seen there
-        usual = np.quantile(least, _UNIT_QUANTILE, axis=0) if len(least) else self.unit
-        self.unit = np.maximum(usual + _SHARED * usual.mean(), 1e-6)
+        usual = np.zeros(len(self._checks))
+        if self.num_groups:
+            usual = np.quantile(self._least_surprise(), _UNIT_QUANTILE, axis=0)
+        self.unit = np.maximum(usual + _SHARED * usual.mean(), _LEAST_UNIT)
         known = self._tokens[~np.isnan(self._tokens)]
         self.mean_tokens = float(known.mean()) if len(known) else 0.0
 
-    def winners(self) -> tuple[Floats, Floats]:
-        """Scores of all winning places and the share of its group's that each is; see above."""
-        places = self.places(self._score, self._final, self._keep)
-        group, place = np.nonzero(~np.isnan(places))
-        return places[group, place], 1.0 / self._keep[group]
+    def winners(self) -> Floats:
+        """Scores (G,) of all groups."""
+        return self.lost_above(self._score, self._final)
 
-    def places(self, score: Floats, final: Floats, keep: Ints) -> Floats:
-        """Scores (G, K) of groups' winning places, NaN behind the last: score (G, N, C)."""
-        if final.size == 0:
-            return np.zeros((len(keep), 0))
-        ranked = -np.sort(-np.where(np.isnan(final), -np.inf, final), axis=1)
-        most = min(int(keep.max()), final.shape[1])
-        lowest = ranked[np.arange(len(keep)), np.minimum(keep, final.shape[1]) - 1]
-        group, member = np.nonzero(final >= np.maximum(lowest, -1e300)[:, None] - self._tie)
-        stopped_at = np.full(final.shape, np.inf)
-        surprise = self._surprise(score, group, member, keep)
-        stopped_at[group, member] = np.nanmax(surprise / self.unit, axis=1, initial=0.0)
-        places = np.full((len(keep), most), np.nan)
-        for place in range(most):
-            level = ranked[:, place]
-            there = (place < keep) & np.isfinite(level)
-            among = final >= level[:, None] - self._tie
-            least = np.sort(np.where(among, stopped_at, np.inf), axis=1)[:, place]
-            places[there, place] = least[there]
-        return places
+    def lost_above(self, score: Floats, final: Floats) -> Floats:
+        """Scores (G,) of groups: the threshold below which each would be lost.
+
+        Args:
+            score: (G, N, C) partial scores.
+            final: (G, N) scores at the end, NaN where unknown; a group of these alone has 0.
+        """
+        group, member = self._winning(final)
+        surprise = self._surprise(score, group, member) / self.unit
+        worst = np.nan_to_num(surprise, nan=0.0).max(axis=1, initial=0.0)
+        least = np.full(len(final), np.inf)
+        np.minimum.at(least, group, worst)
+        return np.where(np.isinf(least), 0.0, least)
 
     def saved(self, threshold: float) -> float:
         """Share of tokens that the threshold would have saved in the latest groups."""
         score, tokens = self._score[-_JUDGED:], self._tokens[-_JUDGED:]
         group, member = np.nonzero(~np.isnan(tokens))
-        surprise = self._surprise(score, group, member, self._keep[-_JUDGED:]) / self.unit
-        beyond = surprise > threshold
+        if len(group) == 0:
+            return 0.0
+        beyond = self._surprise(score, group, member) / self.unit > threshold
         at = np.where(beyond.any(axis=1), self._checks[beyond.argmax(axis=1)], np.inf)
         total = tokens[group, member]
-        return float(1.0 - np.minimum(at, total).sum() / total.sum()) if len(total) else 0.0
+        return float(1.0 - np.minimum(at, total).sum() / total.sum())
+
+    def _winning(self, final: Floats) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+        """Groups and members that end no more than a tie below their group's best."""
+        best = np.where(np.isnan(final), -np.inf, final).max(axis=1, initial=-np.inf)
+        group, member = np.nonzero(final >= best[:, None] - self._tie)
+        return group, member
+
+    def _least_surprise(self) -> Floats:
+        """Least surprise (G, C) of each group's winners by checkpoint; 0 where none was seen."""
+        group, member = self._winning(self._final)
+        surprise = self._surprise(self._score, group, member)
+        least = np.full((self.num_groups, len(self._checks)), np.inf)
+        np.minimum.at(least, group, np.where(np.isnan(surprise), np.inf, surprise))
+        return np.where(np.isinf(least), 0.0, least)
 
     def _surprise(
-        self, score: Floats, group: NDArray[np.intp], member: NDArray[np.intp], keep: Ints
+        self, score: Floats, group: NDArray[np.intp], member: NDArray[np.intp]
     ) -> Floats:
         """Surprise (E, C) of members (E,) at all checkpoints; NaN where they had no score."""
-        own = score[group, member]  # (E, C)
+        own = score[group, member]
         row, check = np.nonzero(~np.isnan(own))
-        rivals = score[group[row], :, check]
         found = np.full(own.shape, np.nan)
         found[row, check] = self._reward.improbability(
-            own[row, check], rivals, check, keep[group[row]], self._tie
+            own[row, check], score[group[row], :, check], check, self._tie
         )
         return found
 

@@ -78,22 +78,19 @@ class PartialReward:
         known = (sums[_COUNT] >= _LEAST_PAIRS) & (product > 0.0)
         return np.where(known, sums[_XY] / np.sqrt(np.where(known, product, 1.0)), np.nan)
 
-    def improbability(
-        self, own: Floats, rivals: Floats, check: Ints, keep: Ints, tie: float
-    ) -> Floats:
-        """Surprise, in nats, if candidates ended among the best `keep` of their groups.
+    def improbability(self, own: Floats, rivals: Floats, check: Ints, tie: float) -> Floats:
+        """Surprise, in nats, if candidates ended above all that are ahead of them.
 
         With finals foreseen as independent normal variables, candidate i ends above j by more than
         a tie with probability Phi((slope (x_i - x_j) - tie) / sqrt(2 variance)). The surprise is
-        the sum of -log of these over all j that are ahead at the checkpoint, but for the keep - 1
-        that are hardest to overtake. It is no probability, for candidates are not independent, but
-        an order: far behind, late, and behind many all count.
+        the sum of -log of these over all j that are ahead at the checkpoint. It is no probability,
+        for candidates are not independent, but an order: far behind, late, and behind many all
+        count.
 
         Args:
             own: (B,) score of each candidate at its checkpoint; NaN where unknown.
             rivals: (B, N) scores of its group's members there, its own too; NaN where unknown.
             check: (B,) the checkpoint.
-            keep: (B,) how many of the group win.
             tie: finals that differ by no more count as equal.
 
         Returns:
@@ -103,9 +100,5 @@ class PartialReward:
         gap = self.slope[check][:, None] * (rivals - own[:, None])  # NaN: not there
         with np.errstate(invalid="ignore"):
             surprise = np.where(gap > 0.0, -log_ndtr(-(gap + tie) / np.sqrt(2.0 * variance)), 0.0)
-        most = int(keep.max(initial=1)) - 1
-        if most > 0:
-            surprise = -np.sort(-surprise, axis=1)
-            surprise[np.arange(surprise.shape[1]) < (keep - 1)[:, None]] = 0.0
         total: Floats = surprise.sum(axis=1)
         return np.where(np.isfinite(variance[:, 0]), total, 0.0)

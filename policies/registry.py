@@ -27,7 +27,12 @@ from flyball.policies.length.threshold import Threshold
 from flyball.policies.length.ucb import UCB
 from flyball.policies.rejection.base import RejectionPolicy
 from flyball.policies.rejection.conformal import Conformal
+from flyball.policies.rejection.consensus import Consensus
 from flyball.policies.rejection.first_finish import FirstFinish
+from flyball.policies.rejection.hopeless import Hopeless
+from flyball.policies.rejection.self_eval import SelfEval
+from flyball.policies.rejection.speculative_rejection import SpeculativeRejection
+from flyball.policies.rejection.top_fraction import TopFraction
 
 ENSEMBLE_POLICIES: dict[str, type[EnsemblePolicy]] = {
     "accept_ascent": AcceptAscent,
@@ -58,5 +63,10 @@ LENGTH_POLICIES: dict[str, type[LengthPolicy]] = {
 
 REJECTION_POLICIES: dict[str, type[RejectionPolicy]] = {
     "conformal": Conformal,
+    "consensus": Consensus,
     "first_finish": FirstFinish,
+    "hopeless": Hopeless,
+    "self_eval": SelfEval,
+    "speculative_rejection": SpeculativeRejection,
+    "top_fraction": TopFraction,
 }

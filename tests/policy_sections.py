@@ -19,3 +19,11 @@ def ensemble_section(name: str, num_members: int) -> dict[str, Any]:
     if name == "static":
         own["weights"] = [1.0 / num_members] * num_members
     return {"policy": name, **own}
+
+
+def rejection_section(name: str) -> dict[str, Any]:
+    """Likewise for searches."""
+    own: dict[str, Any] = {}
+    if name == "hopeless":
+        own["worth"] = 0.5
+    return {"policy": name, **own}

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+import functools
 import itertools
 from collections import deque
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,6 +15,7 @@ from text_statistics import count_texts
 from transformers import LogitsProcessorList, TemperatureLogitsWarper, TopPLogitsWarper
 
 from flyball.integrations.hf.govern import GovernedGenerate
+from flyball.integrations.hf.prompts import Prompts
 
 VOCAB, LENGTH, ROWS, CALLS = 5, 5, 4000, 50
 FALSE_ALARM_RATE = 1e-4
@@ -69,6 +72,26 @@ def draw_counts_from_a_queue(
         queue = deque([lambda: prompts] * (CALLS * ROWS))
         texts = gov._assemble(ROWS, config, queue, prompts).run()
     return count_texts(np.stack(texts)[:, len(PROMPT) :], VOCAB)
+
+
+def draw_counts_by_seeds(gov: GovernedGenerate, warp: dict[str, float]) -> np.ndarray:
+    """How often each text was drawn by seeds 0, 1, 2, and so on."""
+    settings = {"do_sample": True, "top_k": 0, **warp}
+    prompts, config = gov._prepare(PROMPT, LENGTH, settings)
+    tokens = np.repeat(prompts.tokens, ROWS, axis=0)
+    counts = np.zeros(VOCAB**LENGTH)
+    for call in range(CALLS):
+        seeds = np.arange(call * ROWS, (call + 1) * ROWS, dtype=np.uint64)
+        group = replace(prompts, tokens=tokens, num_padding=np.zeros(ROWS, np.int64), seeds=seeds)
+        queue = deque([functools.partial(_as_is, group)])
+        with torch.inference_mode():
+            texts = gov._assemble(ROWS, config, queue, group).run()
+        counts += count_texts(np.stack(texts)[:, len(PROMPT) :], VOCAB)
+    return counts
+
+
+def _as_is(prompts: Prompts) -> Prompts:
+    return prompts
 
 
 def noisy(model: Any, seed: int) -> Any:

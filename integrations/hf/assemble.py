@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -16,10 +15,12 @@ from flyball.integrations.hf.drafts import Drafts
 from flyball.integrations.hf.loop import Decoding
 from flyball.integrations.hf.processors import RowProcessors
 from flyball.integrations.hf.prompts import Prompts
+from flyball.integrations.hf.seeds import SeededDraws
 from flyball.integrations.hf.stats import GenerateStats, RoundStats
 from flyball.integrations.hf.text import Texts
 from flyball.integrations.hf.verdict import Judge
 from flyball.integrations.hf.views import DraftView
+from flyball.integrations.hf.watch import Queue, Watch
 from flyball.integrations.lookup import PromptLookup
 from flyball.kernels.head import AcceptanceHead
 from flyball.kernels.verify import Verification
@@ -39,15 +40,17 @@ class Call:
         together: all rows go on until the last has ended.
         verification: how sampled drafts are verified.
         tree_width: candidates at each drafted position.
+        watch: sees the rows as they grow; None without.
     """
 
     num_rows: int
     config: GenerationConfig
-    queue: deque[Callable[[], Prompts]]
+    queue: Queue
     first: Prompts
     together: bool
     verification: Verification
     tree_width: int
+    watch: Watch | None = None
 
 
 def assemble(
@@ -78,6 +81,7 @@ def assemble(
     texts = Texts(call.num_rows, model.device, together=call.together)
     processors = RowProcessors()
     do_sample = bool(call.config.do_sample)
+    draws = None if call.first.seeds is None else SeededDraws(texts)
     lookup = None
     if PROMPT_LOOKUP in drafts:
         number = list(drafts).index(PROMPT_LOOKUP)
@@ -88,20 +92,21 @@ def assemble(
         keeps = head is not None
         cached = CachedModel(views[0].model, call.num_rows, capacity, keeps, len(views))
         models.append(
-            ModelDraft(views, numbers, cached, texts, processors, governor, do_sample, head)
+            ModelDraft(views, numbers, cached, texts, processors, governor, do_sample, head, draws)
         )
     return Decoding(
         CachedModel(model, call.num_rows, capacity),
         texts,
         processors,
-        Drafts(models, lookup, texts, processors, governor, do_sample, call.tree_width),
+        Drafts(models, lookup, texts, processors, governor, do_sample, call.tree_width, draws),
         governor,
         call.queue,
         call.config,
-        Judge(texts, processors, do_sample, call.verification),
+        Judge(texts, processors, do_sample, call.verification, draws),
         stats,
         on_round,
         on_token,
+        call.watch,
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,19 @@ from transformers.cache_utils import DynamicLayer
 from flyball.integrations.hf.device import upload
 
 Longs = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """Keys and values of a row's first tokens.
+
+    Attributes:
+        length: tokens.
+        layers: keys and values (heads, length, head size) of each layer.
+    """
+
+    length: int
+    layers: list[tuple[torch.Tensor, torch.Tensor]]
 
 
 class _Place:
@@ -107,12 +121,13 @@ class _RowLayer(DynamicLayer):
         every = 1 if place.lane is None else place.num_lanes
         return buffer[first : first + every * place.num_rows : every, :, : place.num_columns]
 
-    def grow(self, capacity: int) -> None:
+    def grow(self) -> None:
         """Make room; what is beyond a row's text is finite, since masked weights multiply it."""
+        place = self._place
         for name in ("keys", "values"):
             old = getattr(self, name)
-            new = old.new_zeros(*old.shape[:2], capacity, old.shape[3])
-            new[:, :, : old.shape[2]] = old
+            new = old.new_zeros(place.max_rows, old.shape[1], place.capacity, old.shape[3])
+            new[: len(old), :, : old.shape[2]] = old
             setattr(self, name, new)
 
     def get_seq_length(self) -> int:
@@ -185,6 +200,22 @@ class RowCache(DynamicCache):
             layer.keys[target] = layer.keys[source]
             layer.values[target] = layer.values[source]
 
+    def copy_out(self, row: int, length: int) -> Snapshot:
+        """A copy of a row's first tokens."""
+        layers = [
+            (layer.keys[row, :, :length].clone(), layer.values[row, :, :length].clone())
+            for layer in self.layers
+        ]
+        return Snapshot(length, layers)
+
+    def copy_in(self, rows: Longs, snapshot: Snapshot) -> None:
+        """Let empty rows (r,) begin with these tokens."""
+        self._reserve(snapshot.length)
+        places = upload(rows, self.layers[0].device)
+        for layer, (keys, values) in zip(self.layers, snapshot.layers, strict=True):
+            layer.keys[places, :, : snapshot.length] = keys
+            layer.values[places, :, : snapshot.length] = values
+
     def move_columns(self, rows: Longs, sources: Longs, targets: Longs) -> None:
         """Copy in each of rows (m,) column `sources` (m,) over `targets` (m,)."""
         if len(rows) == 0:
@@ -195,11 +226,20 @@ class RowCache(DynamicCache):
             layer.keys[row, :, target] = layer.keys[row, :, source]
             layer.values[row, :, target] = layer.values[row, :, source]
 
+    def reserve_rows(self, num_texts: int) -> None:
+        """Make room for so many texts; those that are there stay."""
+        place = self._place
+        place.max_rows = max(place.max_rows, num_texts * place.num_lanes)
+        self._grow()
+
     def _reserve(self, num_columns: int) -> None:
         place = self._place
         if num_columns <= place.capacity:
             return
         place.capacity = 2 * num_columns
+        self._grow()
+
+    def _grow(self) -> None:
         for layer in self.layers:
             if layer.is_initialized:
-                layer.grow(place.capacity)
+                layer.grow()

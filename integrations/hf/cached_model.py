@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from transformers import PreTrainedModel
 
 from flyball.controller.errors import HostError
-from flyball.integrations.hf.cache import RowCache
+from flyball.integrations.hf.cache import RowCache, Snapshot
 from flyball.integrations.hf.device import upload
 from flyball.integrations.hf.tree import tree_mask
 
@@ -149,6 +149,18 @@ class CachedModel:
     def move_rows(self, sources: Longs, targets: Longs) -> None:
         """Copy rows (m,) over others."""
         self._cache.move_rows(sources, targets)
+
+    def reserve_rows(self, num_texts: int) -> None:
+        """Make room for so many texts; those that are there stay."""
+        self._cache.reserve_rows(num_texts)
+
+    def snapshot(self, row: int, length: int) -> Snapshot:
+        """Keys and values of a row's first `length` tokens, for rows that begin with them."""
+        return self._cache.copy_out(row, length)
+
+    def begin_from(self, rows: Longs, snapshot: Snapshot) -> None:
+        """Fill empty rows (r,) with what was read elsewhere."""
+        self._cache.copy_in(rows, snapshot)
 
     def _positions(self, lengths: Longs, depth: Longs) -> Longs:
         """Position ids (rows, width) of tokens at depth (width,) behind each row's text."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
 from typing import Any
 
@@ -44,6 +45,33 @@ def check_many(
             f"but got {len(max_new_tokens)}"
         )
     return [int(limit) for limit in max_new_tokens]
+
+
+def check_seeds(seeds: Sequence[int] | None, num_prompts: int) -> list[int] | None:
+    """Refuse seeds that cannot be used; returns plain numbers, None where there are none."""
+    if seeds is None:
+        return None
+    try:
+        found = [operator.index(seed) for seed in seeds]
+    except TypeError:
+        raise HostError(
+            f"expected a list of whole numbers as seeds, but got {seeds!r:.60}; "
+            "pass one seed for each prompt"
+        ) from None
+    if len(found) != num_prompts:
+        raise HostError(
+            f"expected one seed for each of {num_prompts} prompts, but got {len(found)}"
+        )
+    for seed in found:
+        if not 0 <= seed < 2**64:
+            raise HostError(f"expected seeds from 0 to 2**64 - 1, but got {seed}")
+    return found
+
+
+def check_drawn(config: GenerationConfig) -> None:
+    """Refuse seeds where no token is drawn."""
+    if not config.do_sample:
+        raise HostError("expected do_sample=True with seeds, but got False; leave seeds out")
 
 
 def check_prepared(

@@ -11,6 +11,7 @@ from flyball.controller.governor import Governor
 from flyball.integrations.hf.cached_model import CachedModel
 from flyball.integrations.hf.device import HostCopy, upload
 from flyball.integrations.hf.processors import RowProcessors
+from flyball.integrations.hf.seeds import SeededDraws
 from flyball.integrations.hf.text import Moves, Texts
 from flyball.integrations.hf.views import (
     DraftView,
@@ -50,6 +51,7 @@ class ModelDraft:
         do_sample: whether tokens are drawn, or the most likely taken.
         head: predicts acceptance from the states of `cached`, which must keep them, for one lane;
             the largest probability is the confidence without one.
+        draws: of texts with seeds; None without.
 
     Attributes:
         has_read: whether it read more in the present round than a round leaves over.
@@ -66,6 +68,7 @@ class ModelDraft:
         governor: Governor,
         do_sample: bool,
         head: AcceptanceHead | None = None,
+        draws: SeededDraws | None = None,
     ) -> None:
         self.numbers = numbers
         self.cached = cached
@@ -76,6 +79,7 @@ class ModelDraft:
         self._governor = governor
         self._do_sample = do_sample
         self._head = head
+        self._draws = draws
         self._state = torch.empty(0)  # (rows, hidden) that the latest logits were made from
         nobody = np.zeros((0, len(views)), np.int64)
         self.present = nobody.astype(np.bool_)
@@ -240,14 +244,17 @@ class ModelDraft:
         index = np.clip(columns, 0, texts.host.shape[1] - 1)
         settled = texts.host[rows[:, None], index]
         signs = self._signs_of_read(scores) if self._governor.follows_shadows else ()
-        if self._do_sample:
+        if self._draws is not None:
+            match = HostCopy(self._draws.again(columns, scores)).get() == settled
+        elif self._do_sample:
             wanted = upload(settled[..., None], texts.device)
             q = HostCopy(scores.softmax(dim=-1).gather(2, wanted).squeeze(2)).get()
             p = np.where(known, texts.probs[rows[:, None], index], 1.0)
             match = np.minimum(q / p, 1.0)
         else:
-            match = (HostCopy(scores.argmax(dim=-1)).get() == settled).astype(np.float64)
-        self._governor.read(slots, np.where(known, match, np.nan), number, *signs)
+            match = HostCopy(scores.argmax(dim=-1)).get() == settled
+        match = np.where(known, match.astype(np.float64), np.nan)
+        self._governor.read(slots, match, number, *signs)
 
     def _signs_of_read(self, scores: torch.Tensor) -> NDArray[np.float64]:
         """What shadows are told (signs, rows, width) of text with these scores."""

@@ -13,6 +13,7 @@ from flyball.integrations.hf.device import HostCopy, upload
 from flyball.integrations.hf.draft import ModelDraft
 from flyball.integrations.hf.processors import RowProcessors
 from flyball.integrations.hf.proposal import Proposal
+from flyball.integrations.hf.seeds import SeededDraws
 from flyball.integrations.hf.sources import LookedUp, Mixed, Solo
 from flyball.integrations.hf.text import Moves, Texts
 from flyball.integrations.hf.views import PromptImages
@@ -35,6 +36,7 @@ class Drafts:
         governor: decides when drafts end; told what the drafts not used would have done.
         do_sample: draw from the distributions, or take their argmax.
         tree_width: candidates at each position; 1 for chains.
+        draws: of texts with seeds, whose drafts are chains; None without.
     """
 
     def __init__(
@@ -46,6 +48,7 @@ class Drafts:
         governor: Governor,
         do_sample: bool,
         tree_width: int = 1,
+        draws: SeededDraws | None = None,
     ) -> None:
         self._models = models
         self._lookup = lookup
@@ -53,7 +56,8 @@ class Drafts:
         self._processors = processors
         self._governor = governor
         self._do_sample = do_sample
-        self._tree_width = tree_width
+        self._tree_width = tree_width if draws is None else 1
+        self._draws = draws
         self._lanes = {
             number: (model, lane) for model in models for lane, number in enumerate(model.numbers)
         }
@@ -183,7 +187,7 @@ class Drafts:
         signs: list[HostCopy] = []  # (1 or 2, rows) confidence, and entropy where wanted
         # A sibling's place in line depends on what the processors make of the text before it.
         width = self._tree_width if self._processors.prefix_free else 1
-        drawn = draft_len > 0
+        rows, drawn = np.arange(len(draft_len)), draft_len > 0
         source.start(slots, drawn)
         for position in range(1, int(draft_len.max()) + 1):
             if self._governor.wants_confidence:
@@ -197,7 +201,10 @@ class Drafts:
                 token = q.argmax(dim=-1)
             else:
                 token = source.best(position - 1)
-            if self._do_sample:
+            if self._draws is not None:
+                # By the target's noise for this token, so that both often draw the same.
+                token = self._draws(rows, position - 1, q.log()[:, None])[:, 0]
+            elif self._do_sample:
                 probs.append(q)
                 token = torch.multinomial(q, 1).squeeze(1)
             if width > 1:

@@ -12,6 +12,7 @@ from flyball.controller.contract import Plan
 from flyball.controller.governor import Governor
 from flyball.integrations.hf.device import HostCopy, upload
 from flyball.integrations.hf.proposal import Proposal
+from flyball.integrations.hf.seeds import SeededDraws
 from flyball.kernels import mix as kernels
 
 Ints = NDArray[np.int32]
@@ -26,11 +27,15 @@ class EvidenceInbox:
     Args:
         governor: told of the members.
         do_sample: whether tokens are drawn.
+        draws: of texts with seeds; None without.
     """
 
-    def __init__(self, governor: Governor, do_sample: bool) -> None:
+    def __init__(
+        self, governor: Governor, do_sample: bool, draws: SeededDraws | None = None
+    ) -> None:
         self._governor = governor
         self._do_sample = do_sample
+        self._draws = draws
         self._pending: _Pending | None = None
 
     def put(
@@ -56,6 +61,11 @@ class EvidenceInbox:
         p = scores[at].softmax(dim=-1)
         q, present = torch.stack(members.probs, 1)[at], torch.stack(members.present, 1)[at]
         overlap = kernels.overlap(p, q, present, greedy=not self._do_sample)
+        accepted = overlap
+        if self._draws is not None:
+            noise = self._draws.noise(*at)
+            noisy = (p.log() + noise, q.log() + noise[:, None])
+            accepted = kernels.overlap(*noisy, present, greedy=True)
         wanted, kind = plan.wanted, plan.wanted.evidence
         values = None
         if kind == "overlap":
@@ -76,7 +86,7 @@ class EvidenceInbox:
             slots,
             (row, column),
             width,
-            HostCopy(overlap),
+            HostCopy(accepted),
             kind,
             None if values is None else HostCopy(values),
         )
@@ -88,14 +98,14 @@ class EvidenceInbox:
         pending, self._pending = self._pending, None
         if pending is None:
             return
-        found = pending.overlap.get().astype(np.float64)
-        overlap = np.full((len(pending.slots), pending.width, found.shape[1]), np.nan)
-        overlap[pending.at] = found
+        found = pending.accepted.get().astype(np.float64)
+        accepted = np.full((len(pending.slots), pending.width, found.shape[1]), np.nan)
+        accepted[pending.at] = found
         values = None if pending.values is None else pending.values.get().astype(np.float64)
         self._governor.weigh(
             pending.step_id,
             pending.slots,
-            overlap,
+            accepted,
             pending.at[0],
             pending.kind,
             values,
@@ -111,6 +121,6 @@ class _Pending:
     slots: Ints
     at: tuple[Longs, Longs]
     width: int
-    overlap: HostCopy
+    accepted: HostCopy
     kind: str | None
     values: HostCopy | None

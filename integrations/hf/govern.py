@@ -29,7 +29,13 @@ from flyball.controller.governor import Governor
 from flyball.controller.policy_file import PolicyFile, load_policy
 from flyball.integrations.hf.arguments import with_stop_strings
 from flyball.integrations.hf.assemble import Call, assemble
-from flyball.integrations.hf.call_checks import check_call, check_many, check_prepared
+from flyball.integrations.hf.call_checks import (
+    check_call,
+    check_drawn,
+    check_many,
+    check_prepared,
+    check_seeds,
+)
 from flyball.integrations.hf.checks import (
     check_drafts,
     check_list,
@@ -43,6 +49,7 @@ from flyball.integrations.hf.loop import Decoding
 from flyball.integrations.hf.prompts import Prompts
 from flyball.integrations.hf.stats import GenerateStats, RoundStats
 from flyball.integrations.hf.views import DraftView
+from flyball.integrations.hf.watch import Queue, Watch
 from flyball.kernels.head import AcceptanceHead
 from flyball.kernels.verify import Verification
 
@@ -84,7 +91,8 @@ def govern(
             least as many of them on average (see `verify_block`). Greedy drafts know one way.
         tree_width: candidates at each drafted position, all verified in one forward: 1 for a
             chain, 2 or 3 for a tree, whose further candidates take over where the first is
-            rejected. Where logits processors look at the text, drafts are chains all the same.
+            rejected. Where logits processors look at the text, or texts have seeds, drafts are
+            chains all the same.
         costs: cost table, or its file, to decide by instead of by measured seconds: the same
             prompts then meet the same decisions, on any machine.
         on_round: called after every round with what it did.
@@ -185,7 +193,7 @@ class GovernedGenerate:
             (rows, length) token ids, or the usual output class if the configuration asks for it.
         """
         prepared = (input_ids, logits_processor, stopping_criteria, generation_config)
-        with self._exclusive():
+        with self.exclusive():
             return self._decode(model, *prepared, draft_inputs=draft_inputs, **model_kwargs)
 
     def generate(
@@ -217,7 +225,7 @@ class GovernedGenerate:
             decode = functools.partial(
                 self._decode, token_streamer=streamer, draft_inputs=draft_inputs
             )
-            with self._exclusive():
+            with self.exclusive():
                 result: torch.Tensor | GenerateDecoderOnlyOutput = self._model.generate(
                     inputs, custom_generate=decode, **settings
                 )
@@ -230,6 +238,7 @@ class GovernedGenerate:
         self,
         prompts: Sequence[Sequence[int] | torch.Tensor],
         *,
+        seeds: Sequence[int] | None = None,
         batch_size: int = 8,
         max_new_tokens: int | Sequence[int] | None = None,
         stop_strings: str | Sequence[str] | None = None,
@@ -238,10 +247,16 @@ class GovernedGenerate:
     ) -> list[torch.Tensor]:
         """Generate for a queue of prompts: as soon as a text ends, the next one takes its place.
 
-        Each text is what `generate` gives for its prompt alone.
+        Each text is what `generate` gives for its prompt alone. With seeds a sampled text is a
+        function of model, prompt, seed and settings: neither drafts nor their lengths, nor what
+        else is in the batch, nor which texts leave early, change a token, near ties in the
+        logits' own rounding aside. Drafts are chains then, whatever the `tree_width`, and
+        `verification` plays no part.
 
         Args:
-            prompts: token ids of each.
+            prompts: token ids of each; one may come several times.
+            seeds: one for each prompt, from 0 to 2**64 - 1, with do_sample=True; without them
+                tokens are drawn from torch's generator.
             batch_size: texts at a time.
             max_new_tokens: for all, or one for each prompt.
             stop_strings: texts end where one of these stands.
@@ -253,26 +268,40 @@ class GovernedGenerate:
         """
         settings = with_stop_strings(settings, stop_strings, tokenizer)
         limits = check_many(prompts, batch_size, max_new_tokens, settings)
+        own_seeds = check_seeds(seeds, len(prompts))
         if len(prompts) == 0:
             return []
 
         def prepare(number: int) -> tuple[Prompts, GenerationConfig]:
-            return self._prepare(prompts[number], limits[number], settings)
+            prepared, config = self.prepare(prompts[number], limits[number], settings)
+            if own_seeds is not None:
+                check_drawn(config)
+                prepared = replace(prepared, seeds=np.array([own_seeds[number]], np.uint64))
+            return prepared, config
 
-        with self._exclusive():
+        with self.exclusive():
             first, config = prepare(0)
             queue: deque[Callable[[], Prompts]] = deque([lambda: first])
             queue.extend(
                 functools.partial(lambda n: prepare(n)[0], n) for n in range(1, len(prompts))
             )
             with torch.inference_mode():
-                texts = self._assemble(min(batch_size, len(prompts)), config, queue, first).run()
+                texts = self.assemble(min(batch_size, len(prompts)), config, queue, first).run()
         return [torch.from_numpy(text).to(self._model.device) for text in texts]
 
-    def _prepare(
+    def prepare(
         self, prompt: Sequence[int] | torch.Tensor, limit: int | None, settings: dict[str, Any]
     ) -> tuple[Prompts, GenerationConfig]:
-        """Let transformers prepare one prompt as for a call of its own."""
+        """Let transformers prepare one prompt of a queue as for a call of its own.
+
+        Args:
+            prompt: token ids.
+            limit: new tokens; None where `settings` say it.
+            settings: of `generate`.
+
+        Raises:
+            HostError: settings that a queue cannot serve.
+        """
         prepared: list[tuple[Prompts, GenerationConfig]] = []
 
         def note(
@@ -329,7 +358,7 @@ class GovernedGenerate:
         on_token = None if token_streamer is None else functools.partial(_put, token_streamer)
         with torch.inference_mode():
             queue: deque[Callable[[], Prompts]] = deque([lambda: prompts])
-            decoding = self._assemble(
+            decoding = self.assemble(
                 rows,
                 generation_config,
                 queue,
@@ -354,22 +383,43 @@ class GovernedGenerate:
             logits=decoding.logits.result(new) if decoding.logits else None,
         )
 
-    def _assemble(
+    def assemble(
         self,
         num_rows: int,
         config: GenerationConfig,
-        queue: deque[Callable[[], Prompts]],
+        queue: Queue,
         first: Prompts,
         on_token: Callable[[int], None] | None = None,
         *,
         together: bool = False,
+        watch: Watch | None = None,
     ) -> Decoding:
+        """The loop of one call; its caller holds the model.
+
+        Args:
+            num_rows: most texts at a time.
+            config: prepared.
+            queue: makes the prompts to come.
+            first: the first of them, or one like them.
+            on_token: called with every token of the first row.
+            together: all rows go on until the last has ended.
+            watch: sees the rows as they grow and may end them.
+        """
         self._stats.num_calls += 1
         return assemble(
             self._model,
             self._drafts,
             self.governor,
-            Call(num_rows, config, queue, first, together, self._verification, self._tree_width),
+            Call(
+                num_rows,
+                config,
+                queue,
+                first,
+                together,
+                self._verification,
+                self._tree_width,
+                watch,
+            ),
             self._stats,
             self._on_round,
             on_token,
@@ -377,8 +427,12 @@ class GovernedGenerate:
         )
 
     @contextmanager
-    def _exclusive(self) -> Iterator[None]:
-        """Hold the model for one call."""
+    def exclusive(self) -> Iterator[None]:
+        """Hold the model for one call.
+
+        Raises:
+            HostError: another call holds it, or the governor is closed.
+        """
         if self._closed:
             raise HostError("expected an open governor, but it is closed; make a new one: govern")
         lock = _in_use.setdefault(self._model, threading.Lock())

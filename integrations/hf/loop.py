@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -18,12 +17,13 @@ from flyball.integrations.hf.device import RoundClock, upload
 from flyball.integrations.hf.drafts import Drafts
 from flyball.integrations.hf.evidence import EvidenceInbox
 from flyball.integrations.hf.processors import RowProcessors
-from flyball.integrations.hf.prompts import Prompts
 from flyball.integrations.hf.proposal import Proposal
+from flyball.integrations.hf.saved import SavedRow
 from flyball.integrations.hf.scores import TokenScores
 from flyball.integrations.hf.stats import GenerateStats, RoundStats
 from flyball.integrations.hf.text import Texts
 from flyball.integrations.hf.verdict import Judge, Verdict
+from flyball.integrations.hf.watch import Queue, Watch
 
 Ints = NDArray[np.int32]
 Longs = NDArray[np.int64]
@@ -44,6 +44,7 @@ class Decoding:
         stats: sums to add to.
         on_round: called after every round.
         on_token: called with every token of the batch's first row.
+        watch: sees the rows as they grow and may end them; None without.
     """
 
     def __init__(
@@ -53,12 +54,13 @@ class Decoding:
         processors: RowProcessors,
         drafts: Drafts,
         governor: Governor,
-        queue: deque[Callable[[], Prompts]],
+        queue: Queue,
         config: GenerationConfig,
         judge: Judge,
         stats: GenerateStats,
         on_round: Callable[[RoundStats], None] | None = None,
         on_token: Callable[[int], None] | None = None,
+        watch: Watch | None = None,
     ) -> None:
         self._target = target
         self._texts = texts
@@ -71,10 +73,11 @@ class Decoding:
         self._stats = stats
         self._on_round = on_round
         self._on_token = on_token
+        self._watch = watch
         self._slots: Ints = np.zeros(0, np.int32)
         self._num_requests = 0
         self._results: dict[int, Longs] = {}
-        self._evidence = EvidenceInbox(governor, self._do_sample)
+        self._evidence = EvidenceInbox(governor, self._do_sample, judge.draws)
         wanted = config.return_dict_in_generate
         rows = texts.max_rows
         self.scores = TokenScores(rows) if wanted and config.output_scores else None
@@ -85,11 +88,13 @@ class Decoding:
         start = time.perf_counter()
         clock = RoundClock(self._texts.device)
         try:
-            while self._queue or self._texts.num_rows:
+            while self._texts.num_rows or self._queue:
                 if self._admit():
                     clock = RoundClock(self._texts.device)
-                if not self._texts.finished.any():
+                else:
                     self._round(clock)
+                if self._watch is not None:
+                    self._texts.finished |= self._watch.look(self._texts, self._save)
                 if self._texts.finished.any():
                     self._leave()
         finally:
@@ -98,22 +103,33 @@ class Decoding:
         return [self._results[request] for request in range(self._num_requests)]
 
     def _admit(self) -> bool:
-        """Fill free rows from the queue and settle the first token of each new text."""
-        texts, first, before = self._texts, self._texts.num_rows, len(self._slots)
-        while self._queue and texts.num_rows < texts.max_rows:
+        """Fill free rows from the queue and settle the first token of each text read anew."""
+        texts, before = self._texts, len(self._slots)
+        unread: list[Longs] = []
+        while texts.num_rows < texts.max_rows and self._queue:
             prompts = self._queue.popleft()()
             count = len(prompts.tokens)
             request = self._num_requests + np.arange(count)
             self._num_requests += count
-            rows = texts.add(request, prompts.tokens, prompts.num_padding, prompts.ending)
+            rows = texts.add(
+                request,
+                prompts.tokens,
+                prompts.num_padding,
+                prompts.ending,
+                prompts.seeds,
+                prompts.num_before,
+            )
             self._processors.add(prompts.processors, count)
             self._drafts.add(rows, prompts.images)
             self._slots = np.concatenate([self._slots, self._governor.admit(count)])
             if prompts.images is not None:
                 self._prefill(rows, prompts.images.inputs)
-                first = texts.num_rows
-        if texts.num_rows > first:
-            self._prefill(np.arange(first, texts.num_rows))
+            elif prompts.saved is not None:
+                self._target.begin_from(rows, prompts.saved.target)
+            else:
+                unread.append(rows)
+        if unread:
+            self._prefill(np.concatenate(unread))
         return len(self._slots) > before
 
     def _prefill(self, rows: Longs, images: Mapping[str, Any] | None = None) -> None:
@@ -131,6 +147,11 @@ class Decoding:
         count = np.zeros(texts.num_rows, np.int64)
         count[rows] = 1
         self._settle(rows, verdict, logits, count)
+
+    def _save(self, row: int) -> SavedRow:
+        """What was read of a row, but for its last token."""
+        length = int(self._texts.num_own[row]) - 1
+        return SavedRow(self._target.snapshot(row, length))
 
     def _leave(self) -> None:
         """Take finished rows out of the batch."""

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from transformers import GenerationConfig, LogitsProcessorList, StoppingCriteriaList
 
 from flyball.integrations.hf.processors import Processors
+from flyball.integrations.hf.saved import SavedRow
 from flyball.integrations.hf.text import Ending
 from flyball.integrations.hf.views import PromptImages
 
@@ -26,6 +27,9 @@ class Prompts:
         ending: when they end.
         processors: of their logits.
         images: that they show; None without any.
+        seeds: (texts,) of their draws; None where tokens are drawn without.
+        num_before: last tokens of each that were generated before, in another row.
+        saved: what models have read of the one text; None where they begin anew.
     """
 
     tokens: Longs
@@ -33,6 +37,9 @@ class Prompts:
     ending: Ending
     processors: Processors
     images: PromptImages | None = None
+    seeds: NDArray[np.uint64] | None = None
+    num_before: int = 0
+    saved: SavedRow | None = None
 
     @classmethod
     def prepared(

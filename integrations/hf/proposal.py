@@ -38,7 +38,7 @@ class Proposal:
         tokens: (rows, K) drafted tokens.
         draft_len: (rows,) how many of them are proposed.
         probs: (rows, K, vocab) the distributions they were drawn from, where `drawn`; None under
-            greedy and where nothing was drawn.
+            greedy, with seeds, and where nothing was drawn.
         drawn: (rows,) whether the row's tokens were drafted by a model; the others' distribution
             is a point mass. None where no model drafted.
         confidence: (rows, K) largest probabilities, or what an acceptance head predicts; None

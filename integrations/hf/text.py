@@ -19,6 +19,7 @@ from flyball.integrations.hf.device import upload
 
 Longs = NDArray[np.int64]
 Floats = NDArray[np.float32]
+Seeds = NDArray[np.uint64]
 Bools = NDArray[np.bool_]
 
 
@@ -85,9 +86,12 @@ class Texts:
             sampling.
         request: (rows,) number of the request in each row.
         number: (rows,) of the text among those that were prepared together.
+        seed: (rows,) of each text's draws; 0 where texts have none.
         num_tokens: (rows,) columns that are settled, padding included.
         num_padding: (rows,) columns of left padding.
-        prompt_len: (rows,) columns of the prompt, padding included.
+        prompt_len: (rows,) columns of the prompt, padding included; of a text that goes on from
+            another row, all with which it began in this one.
+        num_before: (rows,) of them, tokens that were generated in other rows.
         finished: (rows,) whether the row needs no more tokens.
     """
 
@@ -100,7 +104,9 @@ class Texts:
         self.probs = np.ones((num_rows, 0), np.float32)
         nobody = np.zeros(0, np.int64)
         self.request, self.number = nobody, nobody
+        self.seed: Seeds = np.zeros(0, np.uint64)
         self.num_tokens, self.num_padding, self.prompt_len = nobody, nobody, nobody
+        self.num_before = nobody
         self._limit, self._ends_at = nobody, nobody
         self._deadline = np.zeros(0)
         self._endings = np.zeros(0, object)  # of Ending
@@ -122,11 +128,24 @@ class Texts:
         return self.num_tokens - self.num_padding
 
     @property
+    def first_new(self) -> Longs:
+        """Column (rows,) of each text's first generated token."""
+        return self.prompt_len - self.num_before
+
+    @property
     def remaining(self) -> Longs:
         """Tokens (rows,) that may still be added."""
         return self._limit - self.num_tokens
 
-    def add(self, request: Longs, prompts: Longs, num_padding: Longs, ending: Ending) -> Longs:
+    def add(
+        self,
+        request: Longs,
+        prompts: Longs,
+        num_padding: Longs,
+        ending: Ending,
+        seeds: Seeds | None = None,
+        num_before: int = 0,
+    ) -> Longs:
         """Begin texts in new rows.
 
         Args:
@@ -134,6 +153,8 @@ class Texts:
             prompts: (r, prompt) token ids, padded on the left.
             num_padding: (r,) columns of padding.
             ending: of all of them.
+            seeds: (r,) of their draws; None without.
+            num_before: last tokens of each that were generated before.
 
         Returns:
             (r,) the rows.
@@ -148,8 +169,13 @@ class Texts:
             self.tokens[rows[0] : rows[0] + count, :width] = upload(prompts, self.device)
         self.request = np.concatenate([self.request, request])
         self.number = np.concatenate([self.number, np.arange(count)])
+        own = np.zeros(count, np.uint64) if seeds is None else seeds
+        self.seed = np.concatenate([self.seed, own])
         self.num_padding = np.concatenate([self.num_padding, num_padding])
-        for name, value in (("num_tokens", width), ("prompt_len", width), ("_limit", limit)):
+        for name, value in (
+            ("num_tokens", width), ("prompt_len", width), ("num_before", num_before),
+            ("_limit", limit),
+        ):  # fmt: skip
             setattr(self, name, np.concatenate([getattr(self, name), np.full(count, value)]))
         self._deadline = np.concatenate([self._deadline, np.full(count, ending.deadline)])
         self._ends_at = np.concatenate([self._ends_at, np.zeros(count, np.int64)])
@@ -174,8 +200,8 @@ class Texts:
             self.tokens[upload(holes, self.device)] = self.tokens[upload(movers, self.device)]
         self._last_end = max(self._last_end, int(self._ends_at[gone].max(initial=0)))
         for name in (
-            "request", "number", "num_tokens", "num_padding", "prompt_len", "finished",
-            "_limit", "_deadline", "_ends_at", "_endings",
+            "request", "number", "seed", "num_tokens", "num_padding", "prompt_len",
+            "num_before", "finished", "_limit", "_deadline", "_ends_at", "_endings",
         ):  # fmt: skip
             setattr(self, name, getattr(self, name)[order])
         return Moves(order, movers, holes)

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from flyball.integrations.hf.device import HostCopy, upload
 from flyball.integrations.hf.processors import RowProcessors
 from flyball.integrations.hf.proposal import Proposal
+from flyball.integrations.hf.seeds import SeededDraws
 from flyball.integrations.hf.text import Texts
 from flyball.kernels.tree import verify_tree_greedy, verify_tree_sampled
 from flyball.kernels.verify import Verification, verify_block, verify_greedy, verify_sampled
@@ -56,6 +57,10 @@ class Judge:
         processors: of the batch.
         do_sample: whether tokens are drawn.
         verification: how sampled chains are verified.
+        draws: of texts with seeds; None without.
+
+    Attributes:
+        draws: the same.
     """
 
     def __init__(
@@ -64,11 +69,13 @@ class Judge:
         processors: RowProcessors,
         do_sample: bool,
         verification: Verification,
+        draws: SeededDraws | None = None,
     ) -> None:
         self._texts = texts
         self._processors = processors
         self._do_sample = do_sample
         self._verification = verification
+        self.draws = draws
 
     def __call__(self, rows: Longs, logits: torch.Tensor, proposal: Proposal) -> Verdict:
         """The verdict on drafts of rows (r,).
@@ -86,17 +93,28 @@ class Judge:
         scores = self._processors(self._texts, rows, 0, logits, present)
         if proposal.siblings is not None:
             return self._tree(scores, proposal)
+        if self.draws is not None:
+            drawn = self.draws(rows, 0, scores)
+            probs = scores.softmax(dim=-1).gather(2, drawn[..., None]).squeeze(2)
+            return self._compared(scores, proposal, drawn, HostCopy(probs))
         if not self._do_sample:
-            return self._greedy(scores, proposal)
+            return self._compared(scores, proposal, scores.argmax(dim=-1))
         return self._sampled(scores, proposal)
 
-    def _greedy(self, scores: torch.Tensor, proposal: Proposal) -> Verdict:
+    def _compared(
+        self,
+        scores: torch.Tensor,
+        proposal: Proposal,
+        own: torch.Tensor,
+        probs: HostCopy | None = None,
+    ) -> Verdict:
+        """Keep what repeats the target's own tokens (r, columns)."""
         tokens = proposal.tokens
-        best, drafted = HostCopy(scores.argmax(dim=-1)), HostCopy(tokens)
-        emitted, accepted = best.get(), proposal.draft_len
+        own_, drafted = HostCopy(own), HostCopy(tokens)
+        emitted, accepted = own_.get(), proposal.draft_len
         if tokens.shape[1]:
             accepted = verify_greedy(emitted, drafted.get(), accepted)
-        return Verdict(accepted, accepted, emitted, scores, None)
+        return Verdict(accepted, accepted, emitted, scores, None if probs is None else probs.get())
 
     def _sampled(self, scores: torch.Tensor, proposal: Proposal) -> Verdict:
         tokens = proposal.tokens

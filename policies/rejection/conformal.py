@@ -42,8 +42,7 @@ class ConformalSettings(RejectionSettings):
         default=0.05,
         gt=0.0,
         le=0.5,
-        description="Largest probability that the candidate is stopped which would have won; of "
-        "several that win, the expected share of them.",
+        description="Largest probability that the candidate is stopped which would have won.",
     )
     tie: float = Field(
         default=0.0, ge=0.0, description="Final scores that differ by no more count as equal."
@@ -62,18 +61,17 @@ class Conformal(RejectionPolicy):
     A candidate's score is its largest surprise over the checkpoints that it passed, in units of
     what winners show there (`PartialReward.improbability`, `AuditedGroups`). Of audited groups,
     which run to completion, the scores of eventual winners are known, and `risk_threshold` of
-    these is the bound above which candidates are stopped: the expected share of winners lost is at
+    these is the bound above which candidates are stopped: the winner is lost with probability at
     most the risk, whatever the scorer, for groups exchangeable with the audited ones. Survivors of
     the rule itself never calibrate it.
 
-    For beams a group is one step of one question, of which `keep` beams go on: the promise is the
-    expected share of these that is lost, each replaced by the best of those left.
+    For beams a group is one step of one question: the promise is that of the step's best.
 
     Audited are all groups until 2 / risk of them are known, then 10%, drawn at random, and 20% for
     200 groups after an alarm. Under drift the risk in force follows adaptive conformal inference
     (arXiv 2106.00170, equation 2) over audited groups, never above the stated one:
 
-        risk' <- risk' + 0.2 risk (risk - lost share).
+        risk' <- risk' + 0.2 risk (risk - [winner lost]).
 
     An alarm, more losses among the latest 20 audits than one in 50 such runs would show, forgets
     all but the latest 12. Where the threshold would save less than a tenth of the tokens nobody is
@@ -91,7 +89,7 @@ class Conformal(RejectionPolicy):
         self._threshold = np.inf
         self._saved = 0.0
         self._num_audited = self._fit_at = 0
-        self._lost: list[float] = []  # shares of the latest audits
+        self._lost: list[bool] = []  # by the threshold then in force, of the latest audits
         self._alarming = float(binom.isf(_FALSE_ALARMS, _WATCHED, settings.risk))
         self._alarmed_left = 0
         self._useless = False
@@ -117,7 +115,6 @@ class Conformal(RejectionPolicy):
             score[group, member, check],
             score[group, :, check],
             check,
-            groups.keep[group],
             self.settings.tie,
         )
         worse = surprise / self._audited.unit[check] > self._threshold
@@ -135,21 +132,20 @@ class Conformal(RejectionPolicy):
             return
         score = _with_ends(groups)
         if np.isfinite(self._threshold):
-            places = self._audited.places(score, groups.final, groups.keep)
-            self._watch(np.nansum(places > self._threshold, axis=1) / groups.keep)
+            self._watch(self._audited.lost_above(score, groups.final) > self._threshold)
         self._reward.learn(score, groups.final)
-        self._audited.add(score, groups.final, groups.num_tokens, groups.keep)
+        self._audited.add(score, groups.final, groups.num_tokens)
         self._num_audited += len(groups.keep)
         if self._num_audited >= self._fit_at:
             self._audited.fit()
             self._fit_at = self._num_audited + int(_REFIT_SHARE * self._audited.num_groups)
         self._set_threshold()
 
-    def _watch(self, lost: Floats) -> None:
-        """Take in shares (G,) of winners that the threshold in force would have lost."""
+    def _watch(self, lost: Bools) -> None:
+        """Take in which groups (G,) the threshold in force would have lost."""
         risk = self.settings.risk
-        for share in lost.tolist():
-            moved = self._risk + _CORRECTION * risk * (risk - share)
+        for one in lost.tolist():
+            moved = self._risk + _CORRECTION * risk * (risk - one)
             self._risk = float(np.clip(moved, _LEAST_RISK * risk, risk))
         self._lost = [*self._lost, *lost.tolist()][-_WATCHED:]
         if sum(self._lost) > self._alarming:
@@ -163,8 +159,8 @@ class Conformal(RejectionPolicy):
         self._threshold = np.inf
         if self._audited.num_groups < 2.0 / self.settings.risk:
             return
-        scores, share = self._audited.winners()
-        threshold = risk_threshold(scores, share, self._audited.num_groups, self._risk)
+        winners = self._audited.winners()
+        threshold = risk_threshold(winners, np.ones(len(winners)), len(winners), self._risk)
         self._saved = self._audited.saved(threshold)
         useless = self._saved < _LEAST_SAVED
         if useless and not self._useless:

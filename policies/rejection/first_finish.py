@@ -29,7 +29,8 @@ class FirstFinish(RejectionPolicy):
     """Stops a group's other candidates once enough have finished.
 
     First Finish Search (arXiv 2505.18149): sound only where short answers are more often right.
-    Its variant votes over the k that finished first: `num_finished`.
+    Its variant votes over the k that finished first: `num_finished`. Of several that win, as many
+    are waited for.
     """
 
     Settings = FirstFinishSettings
@@ -39,5 +40,6 @@ class FirstFinish(RejectionPolicy):
 
     def decide(self, groups: Groups, load: Load) -> Bools:
         """Everybody who goes on where enough have finished."""
-        enough = groups.finished.sum(axis=1) >= self.settings.num_finished
+        wanted = np.maximum(self.settings.num_finished, groups.keep)
+        enough = groups.finished.sum(axis=1) >= wanted
         return np.broadcast_to(enough[:, None], groups.present.shape).copy()

@@ -1,0 +1,133 @@
+"""Beam search by a process reward model: candidates compete step by step."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from flyball.integrations.hf.heat import Heat, Member, Origin, State, derive_seed
+from flyball.integrations.hf.question import Question
+from flyball.integrations.hf.search_result import Candidate, SearchResult, best_of, ranked
+
+
+@dataclass(frozen=True)
+class Beams:
+    """How beams grow.
+
+    Attributes:
+        num_beams: expansions of the first step.
+        width: expansions of each beam in a later one, of which on average one survives.
+        step_token_id: ends a step; None where only `max_step_tokens` does.
+        max_step_tokens: tokens of a step.
+        max_steps: steps.
+    """
+
+    num_beams: int
+    width: int
+    step_token_id: int | None
+    max_step_tokens: int
+    max_steps: int
+
+    @property
+    def num_places(self) -> int:
+        """Beams that survive a step."""
+        return self.num_beams // self.width
+
+
+def beam_search(question: Question, beams: Beams) -> Generator[Heat, None, SearchResult]:
+    """A heat for every step: the best expansions survive and are expanded again.
+
+    The score of an expansion is that of its whole text. Beams that have ended keep their place;
+    the search is over when all have, or after the last step, and the highest score wins.
+    """
+    prompts, origin = question.prepare()
+    ends = _Ends(beams, tuple(prompts.ending.eos.tolist()), prompts.ending.max_length)
+    if beams.step_token_id is not None:
+        eos = np.append(prompts.ending.eos, beams.step_token_id)
+        prompts = replace(prompts, ending=replace(prompts.ending, eos=eos))
+    limit = prompts.ending.max_length
+    live = [Member.begin(-1, -1, question.seed, origin, limit)]
+    width, ended, heats = beams.num_beams, list[Member](), list[Heat]()
+    for step in range(beams.max_steps):
+        members = _expand(question, live, width, step, limit, beams.max_step_tokens)
+        heat = Heat(
+            prompts,
+            members,
+            keep=min(beams.num_places - len(ended), len(members)),
+            branches=step + 1 < beams.max_steps,
+            has_ended=ends,
+        )
+        heats.append(heat)
+        yield heat
+        survivors = _best(members, heat.keep)
+        ended += [member for member in survivors if ends(member)]
+        live = [member for member in survivors if not ends(member)]
+        for member in members:
+            if member not in live:
+                member.saved = None
+        if not live:
+            break
+        width = beams.width
+    every = [member for heat in heats for member in heat.members]
+    left = ended + live or heats[-1].members
+    length = prompts.tokens.shape[1]
+    return SearchResult(
+        prompt=prompts.tokens[0],
+        best=best_of(left),
+        candidates=[Candidate.of(member, length) for member in left],
+        num_tokens=sum(len(member.tokens) - member.start for member in every),
+        num_stopped=sum(member.state is State.STOPPED for member in every),
+        audited=all(heat.audited for heat in heats),
+    )
+
+
+@dataclass(frozen=True)
+class _Ends:
+    """Whether a text has ended for good where a step may end, too.
+
+    Attributes:
+        beams: how they grow.
+        eos: tokens that end a text.
+        max_length: tokens with which a text is full.
+    """
+
+    beams: Beams
+    eos: tuple[int, ...]
+    max_length: int
+
+    def __call__(self, member: Member) -> bool:
+        """Whether the text of a member that finished its step goes no further."""
+        last, length = int(member.tokens[-1]), len(member.tokens)
+        full = length - member.start == self.beams.max_step_tokens
+        step_ends = full or last == self.beams.step_token_id
+        return length >= self.max_length or last in self.eos or not step_ends
+
+
+def _expand(
+    question: Question,
+    beams: Sequence[Member],
+    width: int,
+    step: int,
+    max_length: int,
+    max_step_tokens: int,
+) -> list[Member]:
+    """Candidates that go on from each beam's text; those of one beam share its cache."""
+    members = []
+    for beam in beams:
+        origin = beam.origin or Origin(beam.tokens, beam.log_prob, beam.saved)
+        beam.origin = beam.saved = None
+        limit = min(max_length, len(origin.tokens) + max_step_tokens)
+        for child in range(width):
+            seed = derive_seed(beam.seed, step, child)
+            number = question.next_number()
+            members.append(Member.begin(number, beam.number, seed, origin, limit))
+    return members
+
+
+def _best(members: Sequence[Member], count: int) -> list[Member]:
+    """The best of those that finished, the best first; of equals those that come first."""
+    finished = [member for member in members if member.state is State.FINISHED]
+    order = np.argsort(-ranked(finished), kind="stable")[:count]
+    return [finished[place] for place in order.tolist()]
