@@ -7,11 +7,8 @@ A request for n answers becomes n requests in the engine core, which vLLM names 
 from __future__ import annotations
 
 import logging
-import math
 import re
-from bisect import bisect_right
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,6 +16,7 @@ from numpy.typing import NDArray
 
 from flyball.controller.contests import NO_ANSWER, Candidates, Contests
 from flyball.controller.guard import Guard
+from flyball.integrations.vllm.bouts import Bout, Rival
 from flyball.policies.rejection.base import Load
 
 Ints = NDArray[np.int32]
@@ -38,73 +36,6 @@ class Loser(NamedTuple):
 
     name: str
     reason: str
-
-
-@dataclass(slots=True, eq=False)
-class _Rival:
-    """One candidate.
-
-    Attributes:
-        bout: that it takes part in.
-        name: of its request.
-        index: its number among the answers that were asked for.
-        ends_on_text: whether it may end by a stop string, which only the frontend sees.
-        member: its number in the group, once that is open.
-        num_tokens: generated so far.
-        num_passed: checkpoints that these have passed.
-        log_prob: sum over its tokens; NaN where the engine does not say.
-        score: mean log-probability up to the last checkpoint, or the end.
-        finished: whether its text has ended by itself.
-    """
-
-    bout: _Bout
-    name: str
-    index: int
-    ends_on_text: bool
-    member: int = -1
-    num_tokens: int = 0
-    num_passed: int = 0
-    log_prob: float = 0.0
-    score: float = math.nan
-    finished: bool = False
-
-    def take(self, output: Any, checks: Sequence[int]) -> bool:
-        """Take in an output of the engine; whether it is a reason to review the candidate."""
-        num_before, num_new = self.num_tokens, len(output.new_token_ids)
-        told = output.new_logprobs
-        own = np.full(num_new, np.nan) if told is None else told.logprobs[:num_new, 0]
-        self.num_tokens += num_new
-        num_passed = bisect_right(checks, self.num_tokens)
-        passes = num_passed > self.num_passed
-        if passes:
-            # Up to the checkpoint's very token, however many a step accepted: alike for all.
-            check = checks[num_passed - 1]
-            self.score = (self.log_prob + float(own[: check - num_before].sum())) / check
-            self.num_passed = num_passed
-        self.log_prob += float(own.sum())
-        return passes
-
-    def end(self) -> None:
-        """Its text has ended by itself."""
-        self.finished = True
-        self.score = self.log_prob / self.num_tokens if self.num_tokens else math.nan
-
-
-@dataclass(slots=True, eq=False)
-class _Bout:
-    """A group of candidates.
-
-    Attributes:
-        parent: name of the request for all of them.
-        prompt: that they answer.
-        rivals: in the order in which they came.
-        number: as `Contests.open` handed it out; None while others may still join.
-    """
-
-    parent: str
-    prompt: Any
-    rivals: list[_Rival] = field(default_factory=list)
-    number: int | None = None
 
 
 class Rivals:
@@ -128,10 +59,10 @@ class Rivals:
         self._warned = False
 
     def _start_anew(self) -> None:
-        self._rivals: dict[str, _Rival] = {}  # that go on
-        self._bouts: dict[str, _Bout] = {}  # by their parents
-        self._open: dict[int, _Bout] = {}  # of them by their numbers
-        self._late: list[_Rival] = []  # ended, as the frontend said between two steps
+        self._rivals: dict[str, Rival] = {}  # that go on
+        self._bouts: dict[str, Bout] = {}  # by their parents
+        self._open: dict[int, Bout] = {}  # of them by their numbers
+        self._late: list[Rival] = []  # ended, as the frontend said between two steps
 
     @property
     def num_stopped(self) -> int:
@@ -176,9 +107,9 @@ class Rivals:
         parent = found[2]
         bout = self._bouts.get(parent)
         if bout is None:
-            bout = self._bouts[parent] = _Bout(parent, request.prompt_token_ids)
+            bout = self._bouts[parent] = Bout(parent, request.prompt_token_ids)
         if bout.number is None and bout.prompt == request.prompt_token_ids:
-            rival = _Rival(bout, request.request_id, int(found[1]), bool(params.stop))
+            rival = Rival(bout, request.request_id, int(found[1]), bool(params.stop))
             bout.rivals.append(rival)
             self._rivals[rival.name] = rival
 
@@ -194,7 +125,7 @@ class Rivals:
         except Exception as error:
             self.fail(error)
 
-    def _leave(self, gone: Sequence[_Rival]) -> None:
+    def _leave(self, gone: Sequence[Rival]) -> None:
         for rival in gone:
             bout = rival.bout
             others = any(other.name in self._rivals for other in bout.rivals)
@@ -246,7 +177,7 @@ class Rivals:
         known = [rival for rival in reached if rival.bout.number is not None]
         return self._judge(known, memory_short) if known else []
 
-    def _open_bouts(self, reached: Sequence[_Rival]) -> None:
+    def _open_bouts(self, reached: Sequence[Rival]) -> None:
         """Open the groups of these candidates that have not been; alone nobody competes."""
         bouts = {id(rival.bout): rival.bout for rival in reached if rival.bout.number is None}
         for bout in bouts.values():
@@ -259,7 +190,7 @@ class Rivals:
             else:
                 self._forget(bout)
 
-    def _judge(self, reached: Sequence[_Rival], memory_short: bool) -> list[Loser]:
+    def _judge(self, reached: Sequence[Rival], memory_short: bool) -> list[Loser]:
         score = np.array([rival.score for rival in reached])
         score[~np.isfinite(score)] = np.nan
         policy = self._contests.policy
@@ -278,9 +209,9 @@ class Rivals:
         )
         places = zip(stops.group.tolist(), stops.member.tolist(), strict=True)
         losers = [self._open[group].rivals[member] for group, member in places]
-        for rival in losers:
-            del self._rivals[rival.name]
         self._close(stops.ended)
+        for rival in losers:
+            self._rivals.pop(rival.name, None)
         why = self._why()
         return [
             Loser(
@@ -295,7 +226,7 @@ class Rivals:
         for number in ended.tolist():
             self._forget(self._open.pop(number))
 
-    def _forget(self, bout: _Bout) -> None:
+    def _forget(self, bout: Bout) -> None:
         self._bouts.pop(bout.parent, None)
         for rival in bout.rivals:
             self._rivals.pop(rival.name, None)
@@ -310,7 +241,7 @@ class Rivals:
         told = [policy.settings.policy, *(f"{name} {value}" for name, value in settings.items())]
         return ", ".join(told)
 
-    def _warn(self, rival: _Rival) -> None:
+    def _warn(self, rival: Rival) -> None:
         """Say once what a policy needs that judges by scores."""
         if not self._warned and rival.num_tokens:
             self._warned = True

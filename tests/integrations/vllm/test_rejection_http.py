@@ -30,7 +30,12 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     policy = folder / "policy.yaml"
     policy.write_text(POLICY)
     target, _ = save_for_vllm(folder)
-    flags = ("--served-model-name", "demo", "--kv-cache-memory-bytes", str(2**28))
+    template = folder / "template.jinja"
+    template.write_text("{% for message in messages %}{{ message.content }}{% endfor %}")
+    flags = (
+        *("--served-model-name", "demo", "--kv-cache-memory-bytes", str(2**28)),
+        *("--chat-template", str(template)),
+    )
     with serving(target, *flags, policy=policy) as running:
         yield running
 
@@ -52,14 +57,22 @@ def test_a_whole_answer_tells_who_was_stopped(server: Server) -> None:
     assert len(stopped) == sum(c["finish_reason"] == "abort" for c in answer["choices"])
 
 
-def test_a_streamed_answer_ends(server: Server) -> None:
-    chunks = server.stream("completions", model="demo", prompt=PROMPT, **SAMPLED)
+REQUESTS: dict[str, dict[str, Any]] = {
+    "completions": {"prompt": PROMPT},
+    "chat/completions": {"messages": [{"role": "user", "content": PROMPT}]},
+}
+
+
+@pytest.mark.parametrize("kind", REQUESTS)
+def test_a_streamed_answer_ends(server: Server, kind: str) -> None:
+    chunks = server.stream(kind, model="demo", **REQUESTS[kind], **SAMPLED)
     reasons: dict[int, list[str]] = defaultdict(list)
     texts: dict[int, str] = defaultdict(str)
     for chunk in chunks:
         for choice in chunk["choices"]:
             assert not reasons[choice["index"]], "text after the end"
-            texts[choice["index"]] += choice["text"]
+            new = choice["delta"]["content"] if "delta" in choice else choice["text"]
+            texts[choice["index"]] += new or ""
             if choice["finish_reason"] is not None:
                 reasons[choice["index"]].append(choice["finish_reason"])
     check([reason for (reason,) in reasons.values()])

@@ -14,6 +14,7 @@ from vllm_fake_engine import FakeEngine
 from flyball.controller.contests import Contests
 from flyball.controller.guard import Guard
 from flyball.controller.policy_file import load_policy
+from flyball.integrations.vllm.contested import Contested
 from flyball.integrations.vllm.rivals import Rivals
 from flyball.policies.rejection.base import Bools, Groups, Load
 from flyball.policies.rejection.first_finish import FirstFinish
@@ -109,8 +110,7 @@ def test_requests_of_other_prompts_are_no_rivals(make_engine: Maker, delay: int)
 
 def test_an_engine_without_such_a_policy_follows_nobody(make_engine: Maker) -> None:
     engine = make_engine()
-    assert not hasattr(engine.scheduler, "rivals")
-    assert "add_request" not in vars(type(engine.scheduler))
+    assert Contested not in type(engine.scheduler).__mro__
 
 
 def make_rivals() -> Rivals:
