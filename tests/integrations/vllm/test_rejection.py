@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from vllm import SamplingParams
 from vllm.sampling_params import RequestOutputKind
+from vllm.v1.core.sched.scheduler import Scheduler
 from vllm_engines import Engine, tiny_llama
 
 from flyball.controller.contests import Contests
@@ -296,15 +297,31 @@ def test_metrics_count_who_was_stopped(plain: Engine) -> None:
     assert plain.scheduler.publisher._latest is not None
 
 
-def test_who_cannot_be_stopped_is_left_alone(
-    plain: Engine, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+def test_without_such_a_section_there_is_no_contest(plain: Engine) -> None:
+    config = plain.llm.llm_engine.vllm_config
+    assert choose_contest(Scheduler, config, Settings(load_policy(policy(None))), None) is None
+
+
+@pytest.mark.parametrize(
+    ("owner", "name", "value", "reason"),
+    [
+        (contested, "vllm_version", lambda: "0.99.1", "vLLM 0.99.1 was not tested"),
+        (Scheduler, "add_request", lambda self, one: None, "add_request takes (one), expected"),
+        (Scheduler, "finish_requests", None, "Scheduler has no method finish_requests"),
+    ],
+    ids=["version", "signature", "method"],
+)
+def test_an_engine_that_may_not_fit_stops_nobody(
+    plain: Engine,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    owner: Any,
+    name: str,
+    value: Any,
+    reason: str,
 ) -> None:
     config = plain.llm.llm_engine.vllm_config
-    base = next(cls for cls in type(plain.scheduler).__mro__ if cls.__module__.startswith("vllm"))
-    without = Settings(load_policy(policy(None)))
-    assert choose_contest(base, config, without, None) is None
-    assert not caplog.messages
-    monkeypatch.setattr(contested, "vllm_version", lambda: "0.99.1")
-    wanted = Settings(load_policy(policy(FIRST)))
-    assert choose_contest(base, config, wanted, None) is None
-    assert "flyball stops no candidates: vLLM 0.99.1 was not tested" in caplog.text
+    monkeypatch.setattr(owner, name, value)
+    assert choose_contest(Scheduler, config, Settings(load_policy(policy(FIRST))), None) is None
+    (line,) = caplog.messages
+    assert line.startswith(f"flyball stops no candidates: {reason}")
