@@ -34,6 +34,7 @@ class Status:
         num_decisions: steps that were decided.
         decision_s: seconds these decisions took.
         fallbacks: how often each kind of fault or refusal led to plain decoding.
+        num_rejected: candidates that were stopped before they finished.
     """
 
     mode: Mode
@@ -46,6 +47,7 @@ class Status:
     num_decisions: int
     decision_s: float
     fallbacks: Mapping[str, int]
+    num_rejected: int = 0
 
 
 class GovernorMetrics:
@@ -80,6 +82,7 @@ class GovernorMetrics:
         proposed = counter("proposed_tokens", "Draft tokens verified.")
         accepted = counter("accepted_tokens", "Draft tokens accepted.")
         decisions = counter("decisions", "Steps decided.")
+        rejected = counter("rejected", "Candidates stopped before they finished.")
         decision_s = counter("decision_seconds", "Seconds spent in decisions.")
         self._draft_len = draft_len.labels(engine)
         self._price = price.labels(engine)
@@ -87,6 +90,7 @@ class GovernorMetrics:
         self._proposed = _Total(proposed.labels(engine))
         self._accepted = _Total(accepted.labels(engine))
         self._decisions = _Total(decisions.labels(engine))
+        self._rejected = _Total(rejected.labels(engine))
         self._decision_s = _Total(decision_s.labels(engine))
         self._fallback_totals: dict[str, _Total] = {}
         self._policy_now: Gauge | None = None
@@ -99,6 +103,7 @@ class GovernorMetrics:
         self._proposed.reach(status.num_proposed)
         self._accepted.reach(status.num_accepted)
         self._decisions.reach(status.num_decisions)
+        self._rejected.reach(status.num_rejected)
         self._decision_s.reach(status.decision_s)
         for mode in MODES:
             self._mode.labels(self._engine, mode).set(mode == status.mode)

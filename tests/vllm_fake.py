@@ -7,6 +7,7 @@ the scheduler's orders, and writes down what it verified.
 
 from __future__ import annotations
 
+import itertools
 import zlib
 from collections.abc import Sequence
 from concurrent.futures import Future
@@ -19,7 +20,12 @@ from vllm.config import VllmConfig
 from vllm.v1.core.sched.output import GrammarOutput, SchedulerOutput
 from vllm.v1.executor.abstract import Executor
 from vllm.v1.kv_cache_interface import FullAttentionSpec
-from vllm.v1.outputs import EMPTY_MODEL_RUNNER_OUTPUT, DraftTokenIds, ModelRunnerOutput
+from vllm.v1.outputs import (
+    EMPTY_MODEL_RUNNER_OUTPUT,
+    DraftTokenIds,
+    LogprobsLists,
+    ModelRunnerOutput,
+)
 
 NUM_TOKENS = 97  # that the target says when it is free to; the first of them ends a text
 
@@ -89,12 +95,14 @@ class FakeWorker:
         verified: by step, what was verified for each request.
         found: by step, how many tokens the drafter found for each request.
         answers: texts that a grammar shapes, to be drafted from.
+        surprise: by request, what each of its tokens is less probable by, in nats.
     """
 
     def __init__(self, config: VllmConfig, clock: Clock, skill: float, seed: int) -> None:
         self.verified: list[dict[str, Verified]] = []
         self.found: list[dict[str, int]] = []
         self.answers: dict[str, list[int]] = {}
+        self.surprise: dict[str, float] = {}
         self._config, self._clock, self._skill = config, clock, skill
         self._rng = np.random.default_rng(seed)
         self._texts: dict[str, _Text] = {}
@@ -135,7 +143,21 @@ class FakeWorker:
         sampled = [self._verify(name, step, masks.get(name)) for name in names]
         self._draft(step, [name for name, row in zip(names, sampled, strict=True) if row], names)
         index = {name: row for row, name in enumerate(names)}
-        return ModelRunnerOutput(req_ids=names, req_id_to_index=index, sampled_token_ids=sampled)
+        return ModelRunnerOutput(
+            req_ids=names,
+            req_id_to_index=index,
+            sampled_token_ids=sampled,
+            logprobs=self._log_probs(names, sampled),
+        )
+
+    def _log_probs(self, names: list[str], sampled: list[list[int]]) -> LogprobsLists:
+        """As the runner tells them: of all tokens of the step, one row each."""
+        counts = list(map(len, sampled))
+        surprise = [self.surprise.get(name, 0.0) for name in names]
+        tokens = np.fromiter(itertools.chain(*sampled), np.int32).reshape(-1, 1)
+        values = -np.repeat(np.array(surprise, np.float32), counts)[:, None] - tokens % 7 / 7
+        starts = [0, *itertools.accumulate(counts)]
+        return LogprobsLists(tokens, values.astype(np.float32), np.ones(len(tokens)), starts)
 
     def _masks(self, grammar: GrammarOutput | None) -> dict[str, np.ndarray]:
         masks, row = {}, 0

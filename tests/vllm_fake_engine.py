@@ -47,6 +47,7 @@ def make_config(
     max_seqs: int = 6,
     max_step_tokens: int = 64,
     caching: bool = True,
+    rejection: dict[str, Any] | None = None,
 ) -> VllmConfig:
     """Configuration of an engine; CPUs force synchronous scheduling, which is undone here."""
     model = ModelConfig(model=MODEL, max_model_len=max_len, dtype="float32", enforce_eager=True)
@@ -56,6 +57,7 @@ def make_config(
     if method == "ngram":
         way = {"prompt_lookup_max": 3, "prompt_lookup_min": 1}
     own = {"policy": policy} if isinstance(policy, str) else policy
+    sections = {"version": 1, "length": own} | ({"rejection": rejection} if rejection else {})
     config = VllmConfig(
         model_config=model,
         parallel_config=parallel,
@@ -77,7 +79,7 @@ def make_config(
             is_encoder_decoder=False,
             scheduler_cls="flyball.integrations.vllm.GovernedScheduler",
         ),
-        additional_config={"flyball": {"policy": {"version": 1, "length": own}}},
+        additional_config={"flyball": {"policy": sections}},
     )
     config.scheduler_config.async_scheduling = delay > 0
     return config
@@ -139,13 +141,16 @@ class FakeEngine:
         max_tokens: int,
         regex: str | None = None,
         eos: int | None = EOS,
+        logprobs: int | None = None,
     ) -> None:
         """A request comes in."""
         shape = None
         if regex is not None:
             shape = StructuredOutputsParams(regex=regex)
             shape._backend = "xgrammar"
-        params = SamplingParams(temperature=0.0, max_tokens=max_tokens, structured_outputs=shape)
+        params = SamplingParams(
+            temperature=0.0, max_tokens=max_tokens, structured_outputs=shape, logprobs=logprobs
+        )
         params.update_from_generation_config({}, eos)
         request = EngineCoreRequest(
             name, list(prompt), None, params, None, len(self.expected), None, None, None

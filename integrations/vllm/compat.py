@@ -31,6 +31,12 @@ _TO_GOVERN = {
     "update_draft_token_ids": ("draft_token_ids",),
     "_free_request": ("request",),
 }
+_TO_REJECT = {
+    "add_request": ("request",),
+    "finish_requests": ("request_ids", "finished_status"),
+    "update_from_output": ("scheduler_output", "model_runner_output"),
+    "shutdown": (),
+}
 _OUTPUT_FIELDS = {
     "num_scheduled_tokens",
     "total_num_scheduled_tokens",
@@ -53,12 +59,20 @@ def untested(found: str) -> str:
     """Why a version is not governed; empty where it was tested."""
     if any(found == tested or found.startswith(f"{tested}.") for tested in TESTED):
         return ""
-    return f"vLLM {found} was not tested with this flyball, only {', '.join(TESTED)}"
+    return (
+        f"vLLM {found} was not tested with this flyball, only {', '.join(TESTED)}; "
+        '--additional-config \'{"flyball": {"allow_untested": true}}\' governs it'
+    )
 
 
 def why_not_observe(scheduler: type) -> str:
     """Why not even counting is possible with a scheduler class; empty where it is."""
     return _misfit(scheduler, _TO_OBSERVE)
+
+
+def why_not_reject(scheduler: type) -> str:
+    """Why a scheduler class cannot stop candidates; empty where it can."""
+    return _misfit(scheduler, _TO_REJECT)
 
 
 def why_not_govern(scheduler: type, output: type, drafts: type) -> str:

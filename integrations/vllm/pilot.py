@@ -48,6 +48,7 @@ class Pilot:
 
     Attributes:
         governor: that decides.
+        guard: counts faults.
         num_rounds: rounds of requests that were learned from, with a draft or without.
         num_proposed: drafted tokens that the target verified, as the engine counts them.
         num_accepted: of them accepted, likewise.
@@ -69,7 +70,7 @@ class Pilot:
         self.num_rounds = self.num_proposed = self.num_accepted = self.num_steps = 0
         self.decision_s = self.draft_len = 0.0
         self._clock = clock
-        self._guard = Guard()
+        self.guard = Guard()
         self._lengths = np.array(traits.draft_lens, np.int32)
         self._finds_less = traits.may_find_less and not traits.asynchronous
         self._publisher = Publisher(str(traits.engine))
@@ -90,7 +91,7 @@ class Pilot:
     @property
     def fallbacks(self) -> dict[str, int]:
         """How often each kind of fault happened."""
-        return {**self.governor.faults, **self._guard.faults}
+        return {**self.governor.faults, **self.guard.faults}
 
     @property
     def mode(self) -> Mode:
@@ -100,7 +101,7 @@ class Pilot:
     @property
     def active(self) -> bool:
         """Whether lengths are being chosen."""
-        return self.governing and not self._guard.benched(self.num_steps)
+        return self.governing and not self.guard.benched(self.num_steps)
 
     @property
     def _course(self) -> Course | None:
@@ -108,12 +109,12 @@ class Pilot:
         return self._latest.course if self._latest is not None and self.active else None
 
     def _fail(self, error: Exception) -> None:
-        self._guard.count("host", repr(error))
-        self._guard.bench(self.num_steps)
+        self.guard.count("host", repr(error))
+        self.guard.bench(self.num_steps)
         try:
             self._ledger.close()
         except Exception as another:
-            self._guard.count("host", repr(another))
+            self.guard.count("host", repr(another))
         self._start_anew()
 
     def plan(self, scheduler: Any, output: Any) -> None:
@@ -369,6 +370,7 @@ class Pilot:
                 num_decisions=self.num_steps,
                 decision_s=self.decision_s,
                 fallbacks=self.fallbacks,
+                num_rejected=self.governor.contests.num_stopped,
             )
         )
 

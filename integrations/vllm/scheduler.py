@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 from vllm.v1.core.sched.async_scheduler import AsyncScheduler
 from vllm.v1.core.sched.output import SchedulerOutput
@@ -16,9 +17,12 @@ from flyball.integrations.vllm.compat import (
     why_not_govern,
     why_not_observe,
 )
+from flyball.integrations.vllm.contested import choose_contest
 from flyball.integrations.vllm.pilot import Pilot
 from flyball.integrations.vllm.settings import Settings, read_settings
 from flyball.integrations.vllm.traits import read_traits
+
+T = TypeVar("T")
 
 logger = logging.getLogger("vllm.flyball")  # shown as vLLM shows its own
 
@@ -99,37 +103,48 @@ def make_scheduler(*args: Any, vllm_config: Any, **kwargs: Any) -> Scheduler:
     """
     base = AsyncScheduler if vllm_config.scheduler_config.async_scheduling else Scheduler
     settings = read_settings(vllm_config)
-    try:
-        mixin, pilot = _choose(base, vllm_config, settings)
-    except Exception as error:
-        logger.warning("flyball is off, the engine schedules by itself: %r", error)
-        mixin, pilot = None, None
-    if mixin is None:
+    pilot = _tried(lambda: _choose_pilot(base, vllm_config, settings))
+    contest = _tried(lambda: choose_contest(base, vllm_config, settings, pilot))
+    mixins: list[type] = []
+    if pilot is not None:
+        mixins.append(_Governed if pilot.governing else _Observed)
+    if contest is not None:
+        mixins.append(contest.mixin)
+    if not mixins:
         return base(*args, vllm_config=vllm_config, **kwargs)
-    scheduler = type(f"{mixin.__name__[1:]}{base.__name__}", (mixin, base), {})(
-        *args, vllm_config=vllm_config, **kwargs
-    )
-    scheduler.pilot = pilot
+    name = "".join(cls.__name__.lstrip("_") for cls in (*mixins, base))
+    scheduler = type(name, (*mixins, base), {})(*args, vllm_config=vllm_config, **kwargs)
+    if pilot is not None:
+        scheduler.pilot = pilot
+    if contest is not None:
+        contest.board(scheduler)
     return scheduler
 
 
-def _choose(base: type, vllm_config: Any, settings: Settings) -> tuple[type | None, Pilot | None]:
-    """What to mix into the scheduler, and the pilot; None where it stays as it is."""
+def _tried(choose: Callable[[], T | None]) -> T | None:
+    try:
+        return choose()
+    except Exception as error:
+        logger.warning("flyball is off, the engine schedules by itself: %r", error)
+        return None
+
+
+def _choose_pilot(base: type, vllm_config: Any, settings: Settings) -> Pilot | None:
+    """The pilot that governs the scheduler, or observes it; None where there is no use for one."""
     problem = why_not_observe(base)
     traits = None if problem else read_traits(vllm_config)
     if traits is None:
         reason = problem or "the engine has no speculative configuration"
-        logger.warning("flyball is off, the engine schedules by itself: %s", reason)
-        return None, None
+        if problem or settings.policy.rejection is None:
+            logger.warning("flyball is off, the engine schedules by itself: %s", reason)
+        return None
     reason = why_not_govern(base, SchedulerOutput, DraftTokenIds) or traits.observe_only
     if not reason and not settings.allow_untested:
         reason = untested(vllm_version())
-        if reason:
-            reason += '; --additional-config \'{"flyball": {"allow_untested": true}}\' governs it'
     pilot = Pilot(traits, settings.policy, governing=not reason)
     if reason:
         logger.warning("flyball only observes, the engine keeps its draft lengths: %s", reason)
-        return _Observed, pilot
+        return pilot
     cuts = traits.probed and pilot.governor.wants_confidence
     in_vain = traits.probes_in_vain
     if traits.probed and not cuts:
@@ -144,4 +159,4 @@ def _choose(base: type, vllm_config: Any, settings: Settings) -> tuple[type | No
         traits.max_draft_len,
         f"{alike}, cut where the drafter is unsure" if cuts else alike,
     )
-    return _Governed, pilot
+    return pilot

@@ -21,6 +21,7 @@ STATUS = Status(
     num_decisions=40,
     decision_s=0.002,
     fallbacks={"decide": 3},
+    num_rejected=6,
 )
 
 
@@ -45,6 +46,7 @@ def test_every_field_is_shown(metrics: GovernorMetrics, registry: CollectorRegis
         "accepted_tokens_total": 200,
         "decisions_total": 40,
         "decision_seconds_total": 0.002,
+        "rejected_total": 6,
     }
     for name, value in shown.items():
         assert registry.get_sample_value(f"flyball_{name}", engine) == value, name
