@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import TypeVar
 
 import numpy as np
@@ -43,6 +43,12 @@ class Candidates:
     score: Floats
     finished: Bools
     answer: Ints
+
+    def only(self, rows: Bools) -> Candidates:
+        """Some of the rows."""
+        return Candidates(
+            **{field.name: getattr(self, field.name)[rows] for field in fields(self)}
+        )
 
 
 @dataclass(frozen=True)
@@ -116,7 +122,12 @@ class Contests:
         return group
 
     def review(self, candidates: Candidates, load: Load) -> Stops:
-        """Who is to stop in the groups of these candidates, after what the host says of them."""
+        """Who is to stop in the groups of these candidates, after what the host says of them.
+
+        What is said of groups that have ended, of members that were stopped or that do not exist
+        is left aside.
+        """
+        candidates = candidates.only(self._book.knows(candidates.group, candidates.member))
         self._book.note(candidates, self.checks)
         group = np.unique(candidates.group)
         groups = self._book.groups(group)
@@ -133,6 +144,8 @@ class Contests:
 
     def drop(self, group: Ints, member: Ints) -> Ints:
         """The host gave up these members (n,) itself; returns the groups that ended so."""
+        known = self._book.knows(group, member)
+        group, member = group[known], member[known]
         self._book.stop(group, member)
         return self._close(np.unique(group))
 
@@ -142,6 +155,7 @@ class Contests:
         over = np.flatnonzero(~groups.alive.any(axis=1))
         if len(over):
             self._ask(lambda policy: policy.learn(groups.only(over)))
+            self._book.close(group[over])
             self._pool.give_back(group[over])
         return group[over]
 
@@ -217,6 +231,17 @@ class _Book:
             array.reset(group)
         self._arrays["present"].values[group] = np.arange(self._width) < sizes[:, None]
         self._arrays["keep"].values[group] = keep
+
+    def close(self, group: Ints) -> None:
+        self._arrays["present"].values[group] = False
+
+    def knows(self, group: Ints, member: Ints) -> Bools:
+        """Which of these (n,) are members of open groups that were not stopped."""
+        present = self._arrays["present"].values
+        there = (group >= 0) & (group < len(present)) & (member >= 0) & (member < self._width)
+        at = (np.where(there, group, 0), np.where(there, member, 0))
+        known: Bools = there & present[at] & ~self._arrays["stopped"].values[at]
+        return known
 
     def audit(self, group: Ints, audited: Bools) -> None:
         self._arrays["audited"].values[group] = audited

@@ -78,27 +78,29 @@ class PartialReward:
         known = (sums[_COUNT] >= _LEAST_PAIRS) & (product > 0.0)
         return np.where(known, sums[_XY] / np.sqrt(np.where(known, product, 1.0)), np.nan)
 
-    def improbability(self, own: Floats, rivals: Floats, check: Ints, tie: float) -> Floats:
-        """Surprise, in nats, if candidates ended above all that are ahead of them.
+    def surprise(
+        self, own: Floats, rivals: Floats, sooner: Bools, check: Ints, tie: float
+    ) -> Floats:
+        """Surprise, in nats, if candidates ended above rivals that are ahead of them.
 
         With finals foreseen as independent normal variables, candidate i ends above j by more than
-        a tie with probability Phi((slope (x_i - x_j) - tie) / sqrt(2 variance)). The surprise is
-        the sum of -log of these over all j that are ahead at the checkpoint. It is no probability,
-        for candidates are not independent, but an order: far behind, late, and behind many all
-        count.
+        a tie with probability Phi((slope (x_i - x_j) - tie) / sqrt(2 variance)); the surprise is
+        -log of it. Summed over rivals it is no probability, for candidates are not independent,
+        but an order: far behind, late, and behind many all count.
 
         Args:
             own: (B,) score of each candidate at its checkpoint; NaN where unknown.
             rivals: (B, N) scores of its group's members there, its own too; NaN where unknown.
+            sooner: (B, N) which rivals are ahead where scores are equal.
             check: (B,) the checkpoint.
             tie: finals that differ by no more count as equal.
 
         Returns:
-            (B,) at least 0; 0 where too little is known.
+            (B, N) at least 0; 0 for those that are behind or unknown.
         """
         variance = self.variance[check][:, None]
-        gap = self.slope[check][:, None] * (rivals - own[:, None])  # NaN: not there
         with np.errstate(invalid="ignore"):
-            surprise = np.where(gap > 0.0, -log_ndtr(-(gap + tie) / np.sqrt(2.0 * variance)), 0.0)
-        total: Floats = surprise.sum(axis=1)
-        return np.where(np.isfinite(variance[:, 0]), total, 0.0)
+            gap = self.slope[check][:, None] * (rivals - own[:, None])
+            ahead = (gap > 0.0) | ((gap == 0.0) & sooner)
+            ahead &= np.isfinite(variance)
+            return np.where(ahead, -log_ndtr(-(gap + tie) / np.sqrt(2.0 * variance)), 0.0)

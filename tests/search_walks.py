@@ -123,8 +123,8 @@ def _review(
     return contests.review(candidates, Load())
 
 
-def lost_share(course: Walks, fate: Fate, keep: int = 1) -> Floats:
-    """Share (G,) of each group's `keep` best by final score that were stopped."""
-    best = np.argsort(-course.final, axis=1)[:, :keep]
-    lost: Floats = np.take_along_axis(fate.stopped, best, axis=1).mean(axis=1)
+def lost_share(course: Walks, fate: Fate) -> Floats:
+    """1 for groups (G,) whose best by final score was stopped, 0 for others."""
+    best = course.final.argmax(axis=1)[:, None]
+    lost: Floats = np.take_along_axis(fate.stopped, best, axis=1)[:, 0].astype(np.float64)
     return lost

@@ -11,7 +11,6 @@ from scipy.stats import binom
 
 from flyball.estimators.audited_groups import AuditedGroups
 from flyball.estimators.partial_reward import PartialReward
-from flyball.estimators.risk import risk_threshold
 from flyball.policies.rejection.base import (
     Bools,
     Floats,
@@ -58,12 +57,13 @@ class ConformalSettings(RejectionSettings):
 class Conformal(RejectionPolicy):
     """Stops a candidate once winning would surprise more than winners ever did.
 
-    A candidate's score is its largest surprise over the checkpoints that it passed, in units of
-    what winners show there (`PartialReward.improbability`, `AuditedGroups`). Of audited groups,
-    which run to completion, the scores of eventual winners are known, and `risk_threshold` of
-    these is the bound above which candidates are stopped: the winner is lost with probability at
-    most the risk, whatever the scorer, for groups exchangeable with the audited ones. Survivors of
-    the rule itself never calibrate it.
+    At every checkpoint a candidate's score is its surprise if it still ended above all that are
+    ahead of it and go on, in units of what winners show there (`PartialReward.surprise`,
+    `AuditedGroups`); whoever exceeds a threshold is stopped. Audited groups run to completion, so
+    it is known of each whether a threshold would have lost its winner, and the threshold in force
+    is the least that loses one with probability at most the risk (conformal risk control), for
+    groups exchangeable with the audited ones and whatever the scorer. Survivors of the rule itself
+    never calibrate it.
 
     For beams a group is one step of one question: the promise is that of the step's best.
 
@@ -92,7 +92,7 @@ class Conformal(RejectionPolicy):
         self._lost: list[bool] = []  # by the threshold then in force, of the latest audits
         self._alarming = float(binom.isf(_FALSE_ALARMS, _WATCHED, settings.risk))
         self._alarmed_left = 0
-        self._useless = False
+        self._said = False
 
     def audits(self, num_groups: int) -> Bools:
         """All of the first, then a share drawn at random."""
@@ -108,15 +108,16 @@ class Conformal(RejectionPolicy):
         stop = np.zeros(groups.present.shape, np.bool_)
         if not np.isfinite(self._threshold):
             return stop
-        score = _with_ends(groups)
+        score = np.where(groups.stopped[:, :, None], np.nan, _with_ends(groups))
         group, member = np.nonzero(groups.alive & (groups.num_passed > 0))
         check = groups.num_passed[group, member] - 1
-        surprise = self._reward.improbability(
+        surprise = self._reward.surprise(
             score[group, member, check],
             score[group, :, check],
+            np.arange(groups.present.shape[1]) < member[:, None],
             check,
             self.settings.tie,
-        )
+        ).sum(axis=1)
         worse = surprise / self._audited.unit[check] > self._threshold
         value = self.settings.value_of_winning
         if value is not None:
@@ -132,7 +133,8 @@ class Conformal(RejectionPolicy):
             return
         score = _with_ends(groups)
         if np.isfinite(self._threshold):
-            self._watch(self._audited.lost_above(score, groups.final) > self._threshold)
+            found = (score, groups.final, groups.num_tokens)
+            self._watch(self._audited.loses(*found, self._threshold))
         self._reward.learn(score, groups.final)
         self._audited.add(score, groups.final, groups.num_tokens)
         self._num_audited += len(groups.keep)
@@ -159,20 +161,17 @@ class Conformal(RejectionPolicy):
         self._threshold = np.inf
         if self._audited.num_groups < 2.0 / self.settings.risk:
             return
-        winners = self._audited.winners()
-        threshold = risk_threshold(winners, np.ones(len(winners)), len(winners), self._risk)
-        self._saved = self._audited.saved(threshold)
-        useless = self._saved < _LEAST_SAVED
-        if useless and not self._useless:
+        threshold, self._saved = self._audited.threshold(self._risk)
+        if self._saved >= _LEAST_SAVED:
+            self._threshold = threshold
+        elif not self._said:
+            self._said = True
             logger.warning(
                 "conformal: scores at the checkpoints tell too little of the final ones (a "
                 "threshold would save %.0f%% of the tokens), so nobody is stopped; expected a "
                 "scorer whose partial scores tell who wins",
                 100.0 * self._saved,
             )
-        self._useless = useless
-        if not useless:
-            self._threshold = threshold
 
     @property
     def figures(self) -> dict[str, float]:

@@ -62,10 +62,6 @@ def test_too_few_candidates_tell_nothing() -> None:
     assert reward.slope.tolist() == [0.0] * 4
     assert np.isinf(reward.variance).all()
     assert np.isnan(reward.correlation).all()
-    nothing = reward.improbability(
-        np.zeros(1), np.ones((1, 2)), np.zeros(1, int), np.ones(1, int), 0.0
-    )
-    assert nothing.tolist() == [0.0]
 
 
 def test_a_scorer_that_is_wrong_tells_nothing() -> None:
@@ -96,47 +92,41 @@ def test_old_groups_fade() -> None:
 
 
 def direct(
-    reward: PartialReward, own: float, rivals: Floats, check: int, keep: int, tie: float
-) -> float:
-    """The sum over those ahead but for the keep - 1 hardest to overtake, one at a time."""
+    reward: PartialReward, own: float, rivals: Floats, check: int, tie: float
+) -> list[float]:
+    """The surprise to end above each rival, one at a time; equal ones are ahead."""
     slope, spread = reward.slope[check], np.sqrt(2.0 * reward.variance[check])
-    terms = [
-        -norm.logcdf((slope * (own - rival) - tie) / spread)
-        for rival in rivals
-        if rival > own  # NaN never is
+    return [
+        -norm.logcdf((slope * (own - rival) - tie) / spread) if rival >= own else 0.0
+        for rival in rivals  # NaN never is
     ]
-    return float(sum(sorted(terms)[: max(len(terms) - (keep - 1), 0)]))
 
 
 @pytest.mark.parametrize("tie", [0.0, 2.0])
-@pytest.mark.parametrize("keep", [1, 2, 4])
-def test_improbability_is_the_stated_sum(keep: int, tie: float) -> None:
+def test_surprise_is_the_stated_probability(tie: float) -> None:
     reward, rng = taught(*walks(60, 8, 6)), np.random.default_rng(7)
     rivals = 6.0 * rng.normal(size=(20, 8))
     own = rivals[:, 0].copy()
     rivals[:, 1:][rng.random((20, 7)) < 0.3] = np.nan
     check = rng.integers(0, 3, 20)
-    found = reward.improbability(own, rivals, check, np.full(20, keep), tie)
-    expected = [direct(reward, own[b], rivals[b], int(check[b]), keep, tie) for b in range(20)]
+    found = reward.surprise(own, rivals, np.ones((20, 8), np.bool_), check, tie)
+    expected = [direct(reward, own[b], rivals[b], int(check[b]), tie) for b in range(20)]
     np.testing.assert_allclose(found, expected, rtol=1e-9)
-    assert (found > 0.0).any()
+    later = reward.surprise(own, rivals, np.zeros((20, 8), np.bool_), check, tie)
+    np.testing.assert_array_equal(later[:, 0], 0.0)
+    np.testing.assert_array_equal(later[:, 1:], found[:, 1:])
 
 
 def test_who_leads_or_has_no_score_is_no_surprise() -> None:
     reward = taught(*walks(60, 8, 8))
     rivals = np.array([[3.0, 1.0, np.nan], [3.0, 1.0, 2.0]])
-    found = reward.improbability(
-        np.array([3.0, np.nan]), rivals, np.array([1, 1]), np.ones(2, int), 0.0
-    )
-    assert found.tolist() == [0.0, 0.0]
+    nobody = np.zeros((2, 3), np.bool_)
+    found = reward.surprise(np.array([3.0, np.nan]), rivals, nobody, np.array([1, 1]), 0.0)
+    np.testing.assert_array_equal(found, 0.0)
 
 
-def test_surprise_grows_with_the_gap_the_time_and_the_rivals() -> None:
-    reward = taught(*walks(200, 8, 9))
-
-    def surprise(gap: float, check: int, num_ahead: int) -> float:
-        rivals = np.array([[0.0, *[gap] * num_ahead, *[np.nan] * (3 - num_ahead)]])
-        one = np.ones(1, int)
-        return float(reward.improbability(np.zeros(1), rivals, np.array([check]), one, 0.0)[0])
-
-    assert surprise(1.0, 1, 1) < surprise(4.0, 1, 1) < surprise(4.0, 2, 1) < surprise(4.0, 2, 3)
+def test_nothing_surprises_before_anything_is_known() -> None:
+    reward = PartialReward(2)
+    rivals, nobody = np.array([[9.0, 1.0]]), np.zeros((1, 2), np.bool_)
+    found = reward.surprise(np.array([1.0]), rivals, nobody, np.array([0]), 0.0)
+    np.testing.assert_array_equal(found, 0.0)
