@@ -151,6 +151,11 @@ class GovernedGenerate:
         return self._model
 
     @property
+    def max_draft_len(self) -> int:
+        """Most tokens that are drafted at a time."""
+        return self.governor.max_draft_len if self._drafts else 0
+
+    @property
     def stats(self) -> GenerateStats:
         """Sums over all calls so far."""
         return replace(self._stats)

@@ -103,7 +103,7 @@ class Heats(Generic[Result]):
         request, self._num_requests = self._num_requests, self._num_requests + 1
         prompts = heat.begin(member)
         assert member.origin is not None
-        if member.origin.saved is None:
+        if member.origin.saved is None and len(member.origin.tokens) > 1:
             member.origin.being_read = True
             self._readers[request] = member.origin
         member.state, member.origin = State.RUNNING, None
@@ -321,7 +321,8 @@ class Heats(Generic[Result]):
 
     def _close(self, number: int, question: Generator[Heat, None, Result], heat: Heat) -> None:
         """A heat has ended: its question goes on."""
-        gone = self._parents.pop(number, set()) | {member.number for member in heat.members}
+        gone = self._parents.pop(number, set())
+        gone |= {m.number for m in heat.members if m.state is not State.STOPPED}
         self._advance(number, question)
         if number not in self.results:
             _, _, following = self._made[0]

@@ -18,6 +18,7 @@ from flyball.integrations.hf.drafts import Drafts
 from flyball.integrations.hf.evidence import EvidenceInbox
 from flyball.integrations.hf.processors import RowProcessors
 from flyball.integrations.hf.proposal import Proposal
+from flyball.integrations.hf.reads import Reads
 from flyball.integrations.hf.saved import SavedRow
 from flyball.integrations.hf.scores import TokenScores
 from flyball.integrations.hf.stats import GenerateStats, RoundStats
@@ -77,6 +78,7 @@ class Decoding:
         self._slots: Ints = np.zeros(0, np.int32)
         self._num_requests = 0
         self._results: dict[int, Longs] = {}
+        self._prompt_reads, self._verified = Reads(), Reads()
         self._evidence = EvidenceInbox(governor, self._do_sample, judge.draws)
         wanted = config.return_dict_in_generate
         rows = texts.max_rows
@@ -100,7 +102,16 @@ class Decoding:
         finally:
             self._governor.release(self._slots)
             self._stats.total_s += time.perf_counter() - start
+            self._count_reads()
         return [self._results[request] for request in range(self._num_requests)]
+
+    def _count_reads(self) -> None:
+        stats, model = self._stats, self._target.model
+        stats.num_prompt_tokens += self._prompt_reads.num_tokens
+        stats.num_verified += self._verified.num_tokens
+        stats.num_draft_reads += self._drafts.num_reads
+        stats.target_flops += self._prompt_reads.flops(model) + self._verified.flops(model)
+        stats.draft_flops += self._drafts.flops
 
     def _admit(self) -> bool:
         """Fill free rows from the queue and settle the first token of each text read anew."""
@@ -126,6 +137,7 @@ class Decoding:
                 self._prefill(rows, prompts.images.inputs)
             elif prompts.saved is not None:
                 self._target.begin_from(rows, prompts.saved.target)
+                self._drafts.begin_from(rows, prompts.saved.drafts)
             else:
                 unread.append(rows)
         if unread:
@@ -141,6 +153,7 @@ class Decoding:
         before = self._target.forward_s
         ids = upload(tokens, texts.device)
         logits = self._target.read_prompts(ids, lengths, rows, images)[:, None]
+        self._prompt_reads.add(lengths, np.zeros_like(lengths))
         self._stats.prompt_s += self._target.forward_s - before
         nothing = Proposal.nothing(len(rows), texts.device)
         verdict = self._judge(rows, logits, nothing)
@@ -151,7 +164,7 @@ class Decoding:
     def _save(self, row: int) -> SavedRow:
         """What was read of a row, but for its last token."""
         length = int(self._texts.num_own[row]) - 1
-        return SavedRow(self._target.snapshot(row, length))
+        return SavedRow(self._target.snapshot(row, length), self._drafts.save(row))
 
     def _leave(self) -> None:
         """Take finished rows out of the batch."""
@@ -190,6 +203,7 @@ class Decoding:
         before = self._target.forward_s
         logits = self._verify(proposal)
         self._evidence.empty()
+        self._verified.add(proposal.num_columns, texts.num_own - 1)
         self._stats.verify_s += self._target.forward_s - before
         verdict = self._judge(rows, logits, proposal)
         if verdict.path is not None:
