@@ -13,7 +13,7 @@ from transformers import GenerationConfig
 
 from flyball.controller.governor import Cost, Governor, Outcomes, Plan
 from flyball.integrations.hf.cached_model import CachedModel
-from flyball.integrations.hf.device import RoundClock, upload
+from flyball.integrations.hf.device import HostCopy, RoundClock, upload
 from flyball.integrations.hf.drafts import Drafts
 from flyball.integrations.hf.evidence import EvidenceInbox
 from flyball.integrations.hf.processors import RowProcessors
@@ -25,6 +25,7 @@ from flyball.integrations.hf.stats import GenerateStats, RoundStats
 from flyball.integrations.hf.text import Texts
 from flyball.integrations.hf.verdict import Judge, Verdict
 from flyball.integrations.hf.watch import Queue, Watch
+from flyball.kernels.confidence import confidence
 
 Ints = NDArray[np.int32]
 Longs = NDArray[np.int64]
@@ -264,15 +265,21 @@ class Decoding:
     def _settle(self, rows: Longs, verdict: Verdict, logits: torch.Tensor, count: Longs) -> Longs:
         """Append what was emitted in rows (r,); returns how many tokens each row kept (rows,)."""
         texts = self._texts
-        emitted, probs = verdict.emitted, verdict.probs
+        emitted, probs, entropy = verdict.emitted, verdict.probs, None
+        if self._watch is not None and self._watch.wants_entropy:
+            sure = confidence(verdict.along_path(verdict.scores))
+            entropy = HostCopy(sure.entropy()).get()
         if len(rows) < texts.num_rows:
             emitted = np.zeros((texts.num_rows, emitted.shape[1]), np.int64)
             emitted[rows] = verdict.emitted
             if probs is not None:
                 probs = np.ones(emitted.shape, np.float32)
                 probs[rows] = verdict.probs
+            if entropy is not None:
+                own, entropy = entropy, np.full(emitted.shape, np.nan, np.float32)
+                entropy[rows] = own
         before = texts.num_tokens
-        kept = texts.append(emitted, count, probs)
+        kept = texts.append(emitted, count, probs, entropy)
         first = before - texts.prompt_len
         if self.scores is not None:
             scores = verdict.along_path(verdict.scores)

@@ -227,6 +227,39 @@ def test_nothing_is_left_open_after_an_error(place: str, error: type[BaseExcepti
     assert [len(result.candidates) for result in found] == [3, 3]
 
 
+def test_scorers_are_told_what_the_target_thought_of_its_tokens() -> None:
+    class Asks(Recorder):
+        wants_entropy = True
+
+    target, draft = random_models("qwen2")
+    asked = Asks()
+    gov = govern(target, [draft], policy=rejection("top_fraction", tau=4))
+    settings = {**SAMPLED, "top_k": 0}
+    search(gov, random_rows(2), num_candidates=6, scorer=asked, batch_size=4, **settings)
+    for partial in asked.asked:
+        for row, tokens in enumerate(partial.tokens):
+            first = partial.prompt_len[row]
+            with torch.inference_mode():
+                scores = target(torch.from_numpy(tokens)[None]).logits[0, first - 1 : -1]
+            logs = scores.log_softmax(dim=-1)
+            new = logs[torch.arange(len(logs)), torch.from_numpy(tokens[first:])]
+            entropy = -(logs.exp() * logs).sum(dim=-1)
+            assert partial.log_prob[row] == pytest.approx(new.numpy(), abs=1e-4)
+            assert partial.entropy[row] == pytest.approx(entropy.numpy(), abs=1e-4)
+
+
+def test_prompts_of_one_token_and_candidates_of_one_token() -> None:
+    target, draft = random_models("qwen2")
+    settings = {"num_candidates": 4, "scorer": mean_token, "seeds": [1, 2], "do_sample": True}
+    found = [
+        texts(search(govern(target, drafts), [[5], [9]], max_new_tokens=limit, **settings))
+        for drafts in ([], [draft, "prompt_lookup"])
+        for limit in (1, 12)
+    ]
+    assert found[:2] == found[2:]
+    assert [[len(tokens) for tokens in question] for question in found[0]] == [[1] * 4] * 2
+
+
 def test_unseeded_searches_follow_torchs_seed() -> None:
     target, _ = random_models("qwen2")
     found = []
