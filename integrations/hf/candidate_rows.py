@@ -53,7 +53,7 @@ class Row:
     def copy_from(self, other: Row) -> None:
         """Hold what another row does."""
         self.tokens, self.num_read = other.tokens, other.num_read
-        self.first, self.values = other.first, other.values.copy()
+        self.first, self.values = other.first, other.values
 
     def grow(self, tokens: Longs, first: int, end: int, num_unread: int) -> int:
         """Hold a text's first `end` columns, with values from column `first` on.
@@ -75,7 +75,7 @@ class Row:
         start = min(self.num_read, common, max(common - num_unread, first))
         if self.first > first:
             start = first
-        if start == first:
+        if start == first:  # values before it may be those of other tokens
             self.first = first
         self.tokens, self.num_read = tokens, end
         self.values = np.concatenate([self.values[:start], np.full(end - start, np.nan)])

@@ -77,8 +77,8 @@ class GuardedScorer:
             if array.dtype.kind == "c":
                 self._count("complex", "real numbers", f"{array.dtype}")
                 return None
-            if array.dtype.kind not in "biufO":
-                raise TypeError(f"{array.dtype} values")
+            if answer is None or array.dtype.kind not in "biufO":
+                raise TypeError("no numbers")
             return np.array(array, np.float64)
         except Exception as error:
             self._count("not numbers", "numbers", f"{type(answer).__name__} ({_told(error)})")

@@ -17,8 +17,8 @@ class Beams:
     """How beams grow.
 
     Attributes:
-        num_beams: expansions of the first step.
-        width: expansions of each beam in a later one, of which on average one survives.
+        num_beams: expansions of a step.
+        width: expansions for each place, of which on average one survives.
         step_token_id: ends a step; None where only `max_step_tokens` does.
         max_step_tokens: tokens of a step.
         max_steps: steps.
@@ -39,8 +39,10 @@ class Beams:
 def beam_search(question: Question, beams: Beams) -> Generator[Heat, None, SearchResult]:
     """A heat for every step: the best expansions survive and are expanded again.
 
-    The score of an expansion is that of its whole text. Beams that have ended keep their place;
-    the search is over when all have, or after the last step, and the highest score wins.
+    The score of an expansion is that of its whole text. Where a policy leaves fewer beams than
+    there are places, they share the expansions out among them, the best getting one more where
+    that is uneven. Beams that have ended keep their place; the search is over when all have, or
+    after the last step, and the highest score wins.
     """
     prompts, origin = question.prepare()
     ends = _Ends(beams, tuple(prompts.ending.eos.tolist()), prompts.ending.max_length)
@@ -49,9 +51,10 @@ def beam_search(question: Question, beams: Beams) -> Generator[Heat, None, Searc
         prompts = replace(prompts, ending=replace(prompts.ending, eos=eos))
     limit = prompts.ending.max_length
     live = [Member.begin(-1, -1, question.seed, origin, limit)]
-    width, ended, heats = beams.num_beams, list[Member](), list[Heat]()
+    ended, heats = list[Member](), list[Heat]()
     for step in range(beams.max_steps):
-        members = _expand(question, live, width, step, limit, beams.max_step_tokens)
+        count = beams.num_beams - beams.width * len(ended)
+        members = _expand(question, live, count, step, limit, beams.max_step_tokens)
         heat = Heat(
             prompts,
             members,
@@ -69,7 +72,6 @@ def beam_search(question: Question, beams: Beams) -> Generator[Heat, None, Searc
                 member.saved = None
         if not live:
             break
-        width = beams.width
     every = [member for heat in heats for member in heat.members]
     left = ended + live or heats[-1].members
     length = prompts.tokens.shape[1]
@@ -108,18 +110,18 @@ class _Ends:
 def _expand(
     question: Question,
     beams: Sequence[Member],
-    width: int,
+    count: int,
     step: int,
     max_length: int,
     max_step_tokens: int,
 ) -> list[Member]:
-    """Candidates that go on from each beam's text; those of one beam share its cache."""
+    """So many candidates that go on from the beams; those of one beam share its cache."""
     members = []
-    for beam in beams:
+    for place, beam in enumerate(beams):
         origin = beam.origin or beam.here(beam.saved)
         beam.origin = beam.saved = None
         limit = min(max_length, len(origin.tokens) + max_step_tokens)
-        for child in range(width):
+        for child in range(len(range(place, count, len(beams)))):
             seed = derive_seed(beam.seed, step, child)
             number = question.next_number()
             members.append(Member.begin(number, beam.number, seed, origin, limit))

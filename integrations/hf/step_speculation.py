@@ -66,7 +66,7 @@ def lossy_step_speculation(
         large: decoder-only model.
         small: one with the same token ids, on the same device.
         scorer: of the text with the step; log-probabilities and entropies are those of the models
-            that wrote the tokens.
+            that wrote the tokens. With a `GuardedScorer` its faults are rewritten steps.
         threshold: of scores, in the scorer's unit.
         input_ids: (length,) or (1, length) prompt.
         step_token_ids: each of these tokens ends a step.
@@ -101,7 +101,7 @@ def lossy_step_speculation(
                 num_kept[number] += 1
                 text = step
                 break
-    forget(scorer, np.array([len(scores) - 1]))
+    forget(scorer, np.arange(len(scores))[-1:])
     return StepSpeculation(
         tokens=text.tokens,
         num_accepted=num_kept[0],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import numpy as np
@@ -129,6 +130,34 @@ def test_cached_likelihoods_equal_fresh_forwards(name: str, max_rows: int) -> No
             np.testing.assert_allclose(scorer(call), sums, rtol=0, atol=1e-9)
             np.testing.assert_allclose(mean(call), means, rtol=0, atol=1e-9)
             scorer.forget(gone)
+
+
+def test_long_blocks_are_read_in_several_forwards(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = sys.modules["flyball.integrations.hf.candidate_cache"]
+    monkeypatch.setattr(module, "_LEAST_WIDTH", 5)
+    monkeypatch.setattr(module, "_BLOCK_TOKENS", 40)
+    model = random_models("gpt2")[0]
+    scorer, asked = ImplicitRewardModel(model), SelfEvaluation(model, [9, 4], 11, 12)
+    for call, gone in searches(4):
+        answers, sums = [], []
+        for tokens, prompt_len in zip(call.tokens, call.prompt_len, strict=True):
+            sums.append(fresh_log_probs(model, tokens, prompt_len).sum())
+            logits = fresh_logits(model, np.append(tokens, [9, 4]))[-1]
+            answers.append(float(logits[[11, 12]].softmax(dim=0)[0]))
+        np.testing.assert_allclose(scorer(call), sums, rtol=0, atol=1e-9)
+        np.testing.assert_allclose(asked(call), answers, rtol=0, atol=1e-9)
+        scorer.forget(gone)
+
+
+def test_prompts_may_end_where_texts_of_others_go_on() -> None:
+    model = random_models("qwen3")[0]
+    scorer = ImplicitRewardModel(model)
+    for number, (tokens, prompt_len) in enumerate(
+        [([3, 4, 5, 6, 7], 2), ([3, 4, 5, 6, 8], 5), ([3, 4, 5, 6, 8, 9], 2)]
+    ):
+        expected = fresh_log_probs(model, np.array(tokens), prompt_len).sum()
+        score = scorer(partial([tokens], prompt_len, candidate=[number], finished=[True]))
+        np.testing.assert_allclose(score, expected, rtol=0, atol=1e-9)
 
 
 @pytest.mark.parametrize("shared", [False, True])

@@ -87,7 +87,7 @@ def fail(call: Any) -> Any:
         (1.0, "shape", [np.nan, np.nan]),
         ([[1.0], [2.0, 3.0]], "not numbers", [np.nan, np.nan]),
         (["1", "2"], "not numbers", [np.nan, np.nan]),
-        (None, "shape", [np.nan, np.nan]),
+        (None, "not numbers", [np.nan, np.nan]),
         ({"a": 1.0}, "not numbers", [np.nan, np.nan]),
         (np.array([1.0, 2.0j]), "complex", [np.nan, np.nan]),
         (torch.tensor([1.0, 2.0j]), "complex", [np.nan, np.nan]),
