@@ -64,7 +64,8 @@ class Heats(Generic[Result]):
         self._due = SlotArray(NEVER, np.int64)  # tokens at each request's next checkpoint
         self._readers: dict[int, Origin] = {}  # requests that read for others, too
         self._parents: dict[int, set[int]] = {}  # of each question's heat, by their numbers
-        self._picked: tuple[Heat, Member] | None = None
+        self._picked: tuple[Heat, Member] | None = None  # who begins next, where it is known
+        self._is_picked = False
 
     @property
     def results(self) -> dict[int, Result]:
@@ -82,8 +83,8 @@ class Heats(Generic[Result]):
 
     def __len__(self) -> int:
         """Candidates that wait in heats that are open, 0 where none may begin or go on now."""
-        if self._picked is None:
-            self._picked = self._pick()
+        if not self._is_picked:
+            self._picked, self._is_picked = self._pick(), True
         if self._picked is None:
             return 0
         return self._schedule.num_waiting + len(self._parked)
@@ -92,7 +93,7 @@ class Heats(Generic[Result]):
         """Makes the prompt with which the next candidate begins."""
         assert self._picked is not None
         heat, member = self._picked
-        self._picked = None
+        self._is_picked = False
         if member.state is State.PARKED:
             del self._parked[member]
         else:
@@ -146,12 +147,12 @@ class Heats(Generic[Result]):
 
     def look(self, texts: Texts, save: Save) -> Bools:
         """Score and review whoever ended or passed a checkpoint; says which rows are to end."""
-        self._picked = None
         self._share(texts, save)
         over = np.zeros(texts.num_rows, np.bool_)
         due = texts.finished | (texts.num_tokens >= self._due.values[texts.request])
         if not due.any():
             return over
+        self._is_picked = False
         rows = np.flatnonzero(due).tolist()
         seen = [self._running[request] for request in texts.request[rows].tolist()]
         for row, (heat, member) in zip(rows, seen, strict=True):
@@ -167,6 +168,9 @@ class Heats(Generic[Result]):
 
     def _share(self, texts: Texts, save: Save) -> None:
         """Keep what was read of the texts that others begin with, too."""
+        if not self._readers:
+            return
+        self._is_picked = False
         for request, origin in self._readers.items():
             heat, _ = self._running[request]
             if any(heat.members[place].origin is origin for place in heat.waiting):
