@@ -150,6 +150,7 @@ class ModelDraft:
         )
         for name in ("_seen", "_offset", "present"):
             setattr(self, name, getattr(self, name)[moves.order])
+        self.cached.keep_columns(int(self._own(slice(None)).max(initial=0)))
         if self._viewed:
             old = {int(row): place for place, row in enumerate(moves.order)}
             self._viewed = {

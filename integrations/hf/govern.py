@@ -398,6 +398,7 @@ class GovernedGenerate:
         *,
         together: bool = False,
         watch: Watch | None = None,
+        max_tokens: int | None = None,
     ) -> Decoding:
         """The loop of one call; its caller holds the model.
 
@@ -409,6 +410,7 @@ class GovernedGenerate:
             on_token: called with every token of the first row.
             together: all rows go on until the last has ended.
             watch: sees the rows as they grow and may end them.
+            max_tokens: of keys and values, as long as the watch keeps rows within them.
         """
         self._stats.num_calls += 1
         return assemble(
@@ -424,6 +426,7 @@ class GovernedGenerate:
                 self._verification,
                 self._tree_width,
                 watch,
+                max_tokens,
             ),
             self._stats,
             self._on_round,

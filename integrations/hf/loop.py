@@ -176,6 +176,7 @@ class Decoding:
         self._governor.release(self._slots[texts.finished])
         moves = texts.leave()
         self._target.move_rows(moves.sources, moves.targets)
+        self._target.keep_columns(int(texts.num_own.max(initial=0)))
         self._slots = self._slots[moves.order]
         self._processors.keep(moves.order)
         self._drafts.keep(moves)

@@ -126,7 +126,9 @@ def search(
     with gov.exclusive():
         try:
             with torch.inference_mode():
-                gov.assemble(batch_size, config, heats, seeded, watch=heats).run()
+                gov.assemble(
+                    batch_size, config, heats, seeded, watch=heats, max_tokens=memory_tokens
+                ).run()
         finally:
             heats.close()
     return [heats.results[number] for number in range(len(prompts))]
