@@ -19,6 +19,8 @@ app = typer.Typer(
     name="policy", help="Check, show and list decoding policies.", no_args_is_help=True
 )
 
+_SETTINGS_WIDTH = 60  # a long list of checkpoints would leave no room for what a policy does
+
 
 @app.command()
 def check(
@@ -70,8 +72,9 @@ def list_policies(
         print(json.dumps(rows))
         return
     table = Table()
-    for heading in ("section", "policy", "what it does", "settings"):
+    for heading in ("section", "policy", "what it does"):
         table.add_column(heading, overflow="fold")
+    table.add_column("settings", overflow="fold", max_width=_SETTINGS_WIDTH)
     for row in rows:
         name = f"{row['policy']} (default)" if row["default"] else row["policy"]
         settings = [

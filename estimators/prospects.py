@@ -10,7 +10,7 @@ Floats = NDArray[np.float64]
 Ints = NDArray[np.int32]
 Bools = NDArray[np.bool_]
 
-_CAPACITY = 1024  # completions
+_CAPACITY = 2048  # completions
 _STEPS = 12  # of Newton's method
 _RIDGE = 1.0  # on the slope, in units of a score's standard deviation
 _LEAST_PAIRS = 8  # below this many completions a checkpoint tells only how many end well

@@ -54,8 +54,9 @@ class Hopeless(RejectionPolicy):
     were worth it showed on their way: for groups exchangeable with the audited ones, the expected
     share of a group's worthy completions that is stopped is at most the risk, whatever the scorer.
 
-    Audited, and run to completion, are all groups until 2 / risk of them are known, then 10%,
-    drawn at random. Until enough of them held a completion worth it nobody is stopped.
+    Audited, and run to completion, are all groups until 2 / risk with a completion worth it are
+    known, then 10%, drawn at random. Of fewer than 1 / risk no threshold promises anything and
+    nobody is stopped, so that auditing them all costs nothing.
     """
 
     Settings = HopelessSettings
@@ -66,11 +67,11 @@ class Hopeless(RejectionPolicy):
         self._prospects = Prospects(self.checks, settings.worth)
         self._tokens_left = np.zeros(len(self.checks))
         self._threshold = np.inf
-        self._num_audited = self._fit_at = 0
+        self._num_audited = self._num_worthy = self._fit_at = 0  # groups
 
     def audits(self, num_groups: int) -> Bools:
         """All of the first, then a share drawn at random."""
-        if self._num_audited < 2.0 / self.settings.risk:
+        if self._num_worthy < 2.0 / self.settings.risk:
             return np.ones(num_groups, np.bool_)
         drawn: Bools = self.rng.random(num_groups) < _AUDIT_SHARE
         return drawn
@@ -96,6 +97,7 @@ class Hopeless(RejectionPolicy):
             return
         self._prospects.add(groups.score, groups.final, groups.num_tokens)
         self._num_audited += len(groups.keep)
+        self._num_worthy += int((groups.final >= self.settings.worth).any(axis=1).sum())
         if self._num_audited >= self._fit_at:
             self._prospects.fit()
             wait = min(int(_REFIT_SHARE * self._num_audited), _REFIT_MOST)

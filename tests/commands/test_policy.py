@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from flyball.controller.policy_file import load_policy
-from flyball.policies.registry import ENSEMBLE_POLICIES, LENGTH_POLICIES
+from flyball.policies.registry import ENSEMBLE_POLICIES, LENGTH_POLICIES, REJECTION_POLICIES
 
 GOOD = "version: 1\nlength: {policy: static, draft_len: 3}\ntrace: {dir: traces/}\n"
 
@@ -56,6 +56,15 @@ def test_show_prints_a_file_that_is_the_same_policy(
     )
 
 
+def test_show_fills_in_the_rejection_section(tmp_path: Path, flyball: Callable[..., Any]) -> None:
+    path = tmp_path / "search.yaml"
+    path.write_text("version: 1\nrejection: {policy: conformal}\n")
+    shown = json.loads(flyball("policy", "show", path, "--json").out)
+    assert shown["rejection"]["risk"] == 0.05
+    assert load_policy(shown) == load_policy(path)
+    assert "risk: 0.05" in flyball("policy", "show", path).out
+
+
 def test_show_of_a_broken_file_is_one_line(tmp_path: Path, flyball: Callable[..., Any]) -> None:
     done = flyball("policy", "show", tmp_path / "none.yaml")
     assert done.code == 2
@@ -69,6 +78,7 @@ def test_list_holds_every_policy_and_setting(flyball: Callable[..., Any]) -> Non
     assert listed == {
         *(("length", name) for name in LENGTH_POLICIES),
         *(("ensemble", name) for name in ENSEMBLE_POLICIES),
+        *(("rejection", name) for name in REJECTION_POLICIES),
     }
     assert [row["policy"] for row in rows if row["default"]] == ["goodput"]
     table = flyball("policy", "list").out

@@ -2,11 +2,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from policy_sections import ensemble_section, length_section
+from policy_sections import ensemble_section, length_section, rejection_section
 
 from flyball.controller.errors import PolicyFileError
 from flyball.controller.policy_file import dump_policy, load_policy, policy_schema
-from flyball.policies.registry import ENSEMBLE_POLICIES, LENGTH_POLICIES
+from flyball.policies.registry import ENSEMBLE_POLICIES, LENGTH_POLICIES, REJECTION_POLICIES
 
 
 def write(folder: Path, text: str, name: str = "policy.yaml") -> Path:
@@ -44,6 +44,21 @@ def test_every_ensemble_policy_can_be_named_dumped_and_made(tmp_path: Path, name
     made = policy.make_ensemble_policy(3, np.random.default_rng(0))
     assert type(made) is ENSEMBLE_POLICIES[name]
     assert made.num_members == 3
+
+
+@pytest.mark.parametrize("name", REJECTION_POLICIES)
+def test_every_rejection_policy_can_be_named_dumped_and_made(tmp_path: Path, name: str) -> None:
+    policy = load_policy({"version": 1, "rejection": rejection_section(name)})
+    text = dump_policy(policy)
+    assert load_policy(write(tmp_path, text)) == policy
+    assert all(key in text for key in REJECTION_POLICIES[name].Settings.model_fields)
+    made = policy.make_rejection_policy(np.random.default_rng(0))
+    assert type(made) is REJECTION_POLICIES[name]
+
+
+def test_nobody_is_stopped_unless_a_policy_is_named() -> None:
+    assert load_policy(None).rejection is None
+    assert load_policy(None).make_rejection_policy(np.random.default_rng(0)) is None
 
 
 def test_drafts_are_not_mixed_unless_a_policy_is_named() -> None:
@@ -88,6 +103,20 @@ def test_drafts_are_not_mixed_unless_a_policy_is_named() -> None:
         ("version: 1\nensemble: equal\n", "expected keys such as 'policy', but got 'equal'"),
         ("version: 1\nensemble: {policy: equal, equal: 1}\n", "unknown key 'ensemble.equal'"),
         ("version: 1\nensamble: {policy: equal}\n", "did you mean 'ensemble'?"),
+        ("version: 1\nrejection: {policy: conformel}\n", "did you mean 'conformal'?"),
+        ("version: 1\nrejection: {}\n", "rejection: expected a key 'policy', one of conformal"),
+        ("version: 1\nrejection: conformal\n", "keys such as 'policy', but got 'conformal'"),
+        (
+            "version: 1\nrejection: {policy: conformal, rsik: 0.1}\n",
+            "unknown key 'rejection.rsik', did you mean 'risk'?",
+        ),
+        ("version: 1\nrejection: {policy: conformal, risk: 0.9}\n", "rejection.risk: input"),
+        ("version: 1\nrejection: {policy: hopeless}\n", "missing key 'rejection.worth'"),
+        (
+            "version: 1\nrejection: {policy: conformal, check_at_tokens: [8, 8]}\n",
+            "rejection.check_at_tokens: expected numbers of tokens in ascending order",
+        ),
+        ("version: 1\nrejecton: {policy: conformal}\n", "did you mean 'rejection'?"),
         ("version: 1\n3: 4\n", "keys should be strings"),
         ("version: 7\n", "version: input should be 1, but got 7"),
         ("length: {policy: goodput}\n", "missing key 'version'"),
@@ -130,11 +159,12 @@ def test_a_dumped_policy_names_every_setting_and_loads_as_itself(
 
 def test_the_schema_names_every_policy_and_section() -> None:
     schema = policy_schema()
-    sections = {"version", "length", "ensemble", "governor", "trace", "reload"}
+    sections = {"version", "length", "ensemble", "rejection", "governor", "trace", "reload"}
     assert set(schema["properties"]) == sections
     assert set(schema["properties"]["length"]["discriminator"]["mapping"]) == set(LENGTH_POLICIES)
-    chosen = schema["properties"]["ensemble"]["anyOf"][0]
-    assert set(chosen["discriminator"]["mapping"]) == set(ENSEMBLE_POLICIES)
+    for section, policies in (("ensemble", ENSEMBLE_POLICIES), ("rejection", REJECTION_POLICIES)):
+        chosen = schema["properties"][section]["anyOf"][0]
+        assert set(chosen["discriminator"]["mapping"]) == set(policies)
     assert schema["additionalProperties"] is False
 
 

@@ -30,7 +30,7 @@ def run(course: Walks, risk: float, seed: int, keep: int = 1) -> tuple[Floats, F
 
 @pytest.mark.parametrize(("risk", "saved"), [(0.05, 0.25), (0.1, 0.3)])
 def test_winners_are_lost_no_oftener_than_the_risk_says(risk: float, saved: float) -> None:
-    found = [run(walks(500, 16, seed), risk, seed) for seed in SEEDS]
+    found = [run(walks(400, 16, seed), risk, seed) for seed in SEEDS]
     losses = [np.nanmean(lost) for lost, _ in found]
     assert np.mean(losses) <= risk + SLACK
     assert np.mean([fate.saved[~fate.audited].mean() for _, fate in found]) >= saved
@@ -40,8 +40,8 @@ def test_winners_are_lost_no_oftener_than_the_risk_says(risk: float, saved: floa
 def test_the_risk_is_kept_again_soon_after_scores_became_worse() -> None:
     lost = []
     for seed in SEEDS:
-        course = walks(300, 16, seed) + walks(700, 16, 1000 + seed, noise=2.0)
-        lost.append(np.nanmean(run(course, 0.05, seed)[0][700:]))
+        course = walks(200, 16, seed) + walks(650, 16, 1000 + seed, noise=2.0)
+        lost.append(np.nanmean(run(course, 0.05, seed)[0][600:]))
     assert np.mean(lost) <= 0.05 + SLACK
 
 
