@@ -41,6 +41,7 @@ class Call:
         verification: how sampled drafts are verified.
         tree_width: candidates at each drafted position.
         watch: sees the rows as they grow; None without.
+        max_tokens: of keys and values, for each model and lane; None without a bound.
     """
 
     num_rows: int
@@ -51,6 +52,7 @@ class Call:
     verification: Verification
     tree_width: int
     watch: Watch | None = None
+    max_tokens: int | None = None
 
 
 def assemble(
@@ -90,12 +92,14 @@ def assemble(
     for numbers in by_model(drafts):
         views = tuple(view for n in numbers if isinstance(view := drafts[n], DraftView))
         keeps = head is not None
-        cached = CachedModel(views[0].model, call.num_rows, capacity, keeps, len(views))
+        cached = CachedModel(
+            views[0].model, call.num_rows, capacity, keeps, len(views), call.max_tokens
+        )
         models.append(
             ModelDraft(views, numbers, cached, texts, processors, governor, do_sample, head, draws)
         )
     return Decoding(
-        CachedModel(model, call.num_rows, capacity),
+        CachedModel(model, call.num_rows, capacity, max_tokens=call.max_tokens),
         texts,
         processors,
         Drafts(models, lookup, texts, processors, governor, do_sample, call.tree_width, draws),

@@ -122,12 +122,16 @@ class _RowLayer(DynamicLayer):
         return buffer[first : first + every * place.num_rows : every, :, : place.num_columns]
 
     def grow(self) -> None:
-        """Make room; what is beyond a row's text is finite, since masked weights multiply it."""
+        """Take on the place's shape.
+
+        What is beyond a row's text is finite, since masked weights multiply it.
+        """
         place = self._place
         for name in ("keys", "values"):
             old = getattr(self, name)
             new = old.new_zeros(place.max_rows, old.shape[1], place.capacity, old.shape[3])
-            new[: len(old), :, : old.shape[2]] = old
+            rows, columns = min(len(old), len(new)), min(old.shape[2], new.shape[2])
+            new[:rows, :, :columns] = old[:rows, :, :columns]
             setattr(self, name, new)
 
     def get_seq_length(self) -> int:
@@ -145,27 +149,43 @@ class RowCache(DynamicCache):
     transformers' own cache concatenates, which copies everything in every step (a quarter to two
     fifths of a small model's forward on a CPU), and has one end for all rows, so that rejected
     tokens leave holes. Here a token is written once, in place; the next tokens of a row overwrite
-    its rejected ones, and memory is that of the longest text, at most doubled.
+    its rejected ones, and memory is that of the longest text, at most doubled. With `max_tokens`
+    rows times columns stay within that as long as the texts' own do: the cache is high while many
+    texts are short, and wide once fewer are long.
 
     Args:
         model: whose cache it is.
         num_rows: most rows at a time.
         capacity: columns to start with.
         num_lanes: rows that belong to each text, next to each other.
+        max_tokens: of each lane; None without a bound.
+
+    Attributes:
+        longest: columns that any row uses; who calls lowers it when rows have left.
     """
 
     layers: list[_RowLayer]
 
     def __init__(
-        self, model: PreTrainedModel, num_rows: int, capacity: int, num_lanes: int = 1
+        self,
+        model: PreTrainedModel,
+        num_rows: int,
+        capacity: int,
+        num_lanes: int = 1,
+        max_tokens: int | None = None,
     ) -> None:
         super().__init__(config=model.config)
+        self.longest = 0
+        self._most_rows = num_rows
+        self._max_tokens = None if max_tokens is None else max_tokens * num_lanes
+        if self._max_tokens is not None:
+            num_rows, capacity = num_lanes, min(capacity, max_tokens or capacity)
         self._place = _Place(num_rows, capacity, num_lanes)
         self.layers = [_RowLayer(self._place) for _ in self.layers]
 
     def begin_prompt(self, rows: Longs, width: int, device: torch.device) -> None:
         """The coming forward reads prompts (len(rows), width) into empty rows."""
-        self._reserve(width)
+        self._reserve(int(rows.max()) + 1, width)
         self._place.rows = upload(rows, device)
         self._place.num_columns, self._place.past = width, 0
 
@@ -182,7 +202,7 @@ class RowCache(DynamicCache):
         place = self._place
         place.past = int(lengths.max())
         place.num_columns = place.past + width
-        self._reserve(place.num_columns)
+        self._reserve(len(lengths) * place.num_lanes, place.num_columns)
         place.rows, place.num_rows, place.lane = None, len(lengths), lane
         if len(lengths) == 1:
             place.start = place.past
@@ -194,6 +214,7 @@ class RowCache(DynamicCache):
         """Copy rows (m,) over others."""
         if len(sources) == 0 or not self.layers[0].is_initialized:
             return
+        self._reserve(int(max(sources.max(), targets.max())) + 1, 0)
         device = self.layers[0].device
         source, target = upload(sources, device), upload(targets, device)
         for layer in self.layers:
@@ -210,7 +231,7 @@ class RowCache(DynamicCache):
 
     def copy_in(self, rows: Longs, snapshot: Snapshot) -> None:
         """Let empty rows (r,) begin with these tokens."""
-        self._reserve(snapshot.length)
+        self._reserve(int(rows.max()) + 1, snapshot.length)
         places = upload(rows, self.layers[0].device)
         for layer, (keys, values) in zip(self.layers, snapshot.layers, strict=True):
             layer.keys[places, :, : snapshot.length] = keys
@@ -232,11 +253,21 @@ class RowCache(DynamicCache):
         place.max_rows = max(place.max_rows, num_texts * place.num_lanes)
         self._grow()
 
-    def _reserve(self, num_columns: int) -> None:
+    def _reserve(self, num_rows: int, num_columns: int) -> None:
+        """Make room for the first rows, `num_columns` of them in use beside those that were."""
         place = self._place
-        if num_columns <= place.capacity:
+        self.longest = max(self.longest, num_columns)
+        if num_columns <= place.capacity and num_rows <= place.max_rows:
             return
-        place.capacity = 2 * num_columns
+        if self._max_tokens is None:
+            place.capacity = 2 * num_columns
+        else:
+            # What is to spare goes to rows and columns alike.
+            num_texts = -(-num_rows // place.num_lanes)
+            spare = max(1.0, self._max_tokens / (num_texts * place.num_lanes * self.longest))
+            num_texts = int(num_texts * spare**0.5)
+            place.max_rows = min(self._most_rows, num_texts * place.num_lanes)
+            place.capacity = max(self.longest, self._max_tokens // place.max_rows)
         self._grow()
 
     def _grow(self) -> None:

@@ -35,6 +35,7 @@ class CachedModel:
         capacity: columns to start with; more are added as needed.
         keep_hidden: keep the last hidden states of each forward.
         num_lanes: rows that belong to each text, next to each other.
+        max_tokens: of each lane in the cache, see `RowCache`; None without a bound.
 
     Attributes:
         hidden: (rows, width, hidden) states that the latest forward's logits were made from, where
@@ -49,6 +50,7 @@ class CachedModel:
         capacity: int,
         keep_hidden: bool = False,
         num_lanes: int = 1,
+        max_tokens: int | None = None,
     ) -> None:
         self.model = model
         config = model.config.get_text_config()
@@ -56,7 +58,7 @@ class CachedModel:
         self.hidden = torch.empty(0)
         self.forward_s = 0.0
         self._keep_hidden = keep_hidden
-        self._cache = RowCache(model, num_rows * num_lanes, capacity, num_lanes)
+        self._cache = RowCache(model, num_rows * num_lanes, capacity, num_lanes, max_tokens)
         self._takes_logits_to_keep = (
             "logits_to_keep" in inspect.signature(model.forward).parameters
         )
@@ -149,6 +151,10 @@ class CachedModel:
     def move_rows(self, sources: Longs, targets: Longs) -> None:
         """Copy rows (m,) over others."""
         self._cache.move_rows(sources, targets)
+
+    def keep_columns(self, longest: int) -> None:
+        """No row uses more than so many columns any more."""
+        self._cache.longest = longest
 
     def reserve_rows(self, num_texts: int) -> None:
         """Make room for so many texts; those that are there stay."""

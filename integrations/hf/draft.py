@@ -11,6 +11,8 @@ from flyball.controller.governor import Governor
 from flyball.integrations.hf.cached_model import CachedModel
 from flyball.integrations.hf.device import HostCopy, upload
 from flyball.integrations.hf.processors import RowProcessors
+from flyball.integrations.hf.reads import Reads
+from flyball.integrations.hf.saved import SavedDraft
 from flyball.integrations.hf.seeds import SeededDraws
 from flyball.integrations.hf.text import Moves, Texts
 from flyball.integrations.hf.views import (
@@ -56,6 +58,7 @@ class ModelDraft:
     Attributes:
         has_read: whether it read more in the present round than a round leaves over.
         present: (rows, lanes) whether the view has what it needs of the row's prompt.
+        reads: tokens that it has read.
     """
 
     def __init__(
@@ -73,6 +76,7 @@ class ModelDraft:
         self.numbers = numbers
         self.cached = cached
         self.has_read = False
+        self.reads = Reads()
         self._views = views
         self._texts = texts
         self._processors = processors
@@ -118,6 +122,24 @@ class ModelDraft:
         self._offset = np.concatenate([self._offset, offset])
         self.present = np.concatenate([self.present, present])
 
+    def save(self, row: int) -> SavedDraft:
+        """What it has read of a row, for texts that begin with its text."""
+        # A round may have read beyond a text that ended in it.
+        seen = np.minimum(self._seen[row], self._own(slice(None))[row] - 1)
+        first = row * len(self._views)
+        lanes = [
+            self.cached.snapshot(first + lane, length) if length else None
+            for lane, length in enumerate(seen.tolist())
+        ]
+        return SavedDraft(seen, lanes)
+
+    def begin_from(self, rows: Longs, saved: SavedDraft) -> None:
+        """Let new rows (r,) begin with what was read of another."""
+        self._seen[rows] = saved.num_seen
+        for lane, snapshot in enumerate(saved.lanes):
+            if snapshot is not None:
+                self.cached.begin_from(rows * len(self._views) + lane, snapshot)
+
     def keep(self, moves: Moves) -> None:
         """Close up after rows have left."""
         count = len(self._views)
@@ -128,6 +150,7 @@ class ModelDraft:
         )
         for name in ("_seen", "_offset", "present"):
             setattr(self, name, getattr(self, name)[moves.order])
+        self.cached.keep_columns(int(self._own(slice(None)).max(initial=0)))
         if self._viewed:
             old = {int(row): place for place, row in enumerate(moves.order)}
             self._viewed = {
@@ -182,6 +205,7 @@ class ModelDraft:
         tokens = texts.host[np.arange(texts.num_rows)[:, None, None], index]
         flat = upload(tokens.reshape(-1, width), texts.device)
         logits = self._forward(flat, seen, lanes)
+        self.reads.add(lag, seen)
         self._seen[:, lanes] = seen + lag
         if width == 1:
             self._keep_state(slice(None), 0)
@@ -217,20 +241,46 @@ class ModelDraft:
         lane = np.arange(len(self._views))[lanes][places]
         lengths = texts.prompt_len[rows] - self._offset[rows, lane] - 1
         lengths = np.maximum(lengths, 1)
-        width = int(lengths.max())
         viewed = [
             self._viewed.pop((r, v), None)
             for r, v in zip(rows.tolist(), lane.tolist(), strict=True)
         ]
         if viewed[0] is not None:
             prompts = [prompt for prompt in viewed if prompt is not None]
-            tokens = embed(self.cached.model, prompts, width)
+            tokens = embed(self.cached.model, prompts, int(lengths.max()))
+            self._read_anew(tokens, lengths, rows * len(self._views) + lane)
         else:
-            columns = self._offset[rows, lane][:, None] + np.arange(width)
-            index = np.minimum(columns, texts.host.shape[1] - 1)
-            tokens = upload(texts.host[rows[:, None], index], texts.device)
-        self.cached.read_prompts(tokens, lengths, rows * len(self._views) + lane)
+            self._read_texts(rows, lane, lengths)
         self._seen[rows, lane] = lengths
+
+    def _read_texts(self, rows: Longs, lane: Longs, lengths: Longs) -> None:
+        """Read the first tokens (r,) of rows (r,); what has been read in another is copied."""
+        columns = np.arange(int(lengths.max()))
+        index = np.minimum(self._offset[rows, lane, None] + columns, self._texts.host.shape[1] - 1)
+        host = np.where(columns < lengths[:, None], self._texts.host[rows[:, None], index], 0)
+        first, alike = _unlike(np.column_stack([lane, lengths, host]))
+        places = rows * len(self._views) + lane
+        sources = places[alike]
+        for one in first.tolist():
+            reader = self._reader(lane[one], host[one, : lengths[one]])
+            if reader is not None:
+                sources[alike == one] = reader * len(self._views) + lane[one]
+        anew = first[sources[first] == places[first]]
+        if len(anew):
+            self._read_anew(upload(host[anew], self._texts.device), lengths[anew], places[anew])
+        copied = np.flatnonzero(sources != places)
+        self.cached.move_rows(sources[copied], places[copied])
+
+    def _reader(self, lane: int, tokens: Longs) -> int | None:
+        """A row that has read these first tokens (length,) of its lane's text; None without."""
+        rows = np.flatnonzero(self._seen[:, lane] >= len(tokens))
+        columns = self._offset[rows, lane, None] + np.arange(len(tokens))
+        same = (self._texts.host[rows[:, None], columns] == tokens).all(axis=1)
+        return int(rows[same.argmax()]) if same.any() else None
+
+    def _read_anew(self, tokens: torch.Tensor, lengths: Longs, places: Longs) -> None:
+        self.cached.read_prompts(tokens, lengths, places)
+        self.reads.add(lengths, np.zeros_like(lengths))
 
     def _report(
         self, slots: Ints, logits: torch.Tensor, columns: Longs, known: Bools, number: int
@@ -295,6 +345,7 @@ class ModelDraft:
         if ahead.shape[1] > 1:
             tokens = tokens.repeat_interleave(ahead.shape[1], dim=0)
         logits = self._forward(tokens, ahead, lanes)
+        self.reads.add(np.broadcast_to(going_on[:, None], ahead.shape).astype(np.int64), ahead)
         self._keep_state(slice(None), 0)
         self._fed[:, lanes] += going_on[:, None]
         return _by_lane(logits[:, 0], ahead.shape)
@@ -320,6 +371,12 @@ class ModelDraft:
 def _by_lane(logits: torch.Tensor, shape: tuple[int, ...]) -> torch.Tensor:
     """Logits (rows * l, ...) as (rows, l, ...)."""
     return logits.view(*shape, *logits.shape[1:])
+
+
+def _unlike(rows: Longs) -> tuple[Longs, Longs]:
+    """Rows (u,) of which none equals another, and for each row (r,) the first that equals it."""
+    _, first, alike = np.unique(rows, axis=0, return_index=True, return_inverse=True)
+    return np.sort(first), first[alike.reshape(-1)]
 
 
 def _check_ends(prompts: list[Longs], viewed: list[ViewedPrompt]) -> None:

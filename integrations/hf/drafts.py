@@ -13,6 +13,7 @@ from flyball.integrations.hf.device import HostCopy, upload
 from flyball.integrations.hf.draft import ModelDraft
 from flyball.integrations.hf.processors import RowProcessors
 from flyball.integrations.hf.proposal import Proposal
+from flyball.integrations.hf.saved import SavedDraft
 from flyball.integrations.hf.seeds import SeededDraws
 from flyball.integrations.hf.sources import LookedUp, Mixed, Solo
 from flyball.integrations.hf.text import Moves, Texts
@@ -71,6 +72,15 @@ class Drafts:
         if self._lookup is not None:
             self._lookup.add(rows)
 
+    def save(self, row: int) -> list[SavedDraft]:
+        """What each model has read of a row."""
+        return [model.save(row) for model in self._models]
+
+    def begin_from(self, rows: Longs, saved: list[SavedDraft]) -> None:
+        """New rows (r,) begin with what was read of another."""
+        for model, own in zip(self._models, saved, strict=True):
+            model.begin_from(rows, own)
+
     def keep(self, moves: Moves) -> None:
         """Close up after rows have left."""
         for model in self._models:
@@ -105,6 +115,16 @@ class Drafts:
     def forward_s(self) -> float:
         """Seconds spent in draft models' forwards."""
         return sum(model.cached.forward_s for model in self._models)
+
+    @property
+    def num_reads(self) -> int:
+        """Tokens that draft models have read."""
+        return sum(model.reads.num_tokens for model in self._models)
+
+    @property
+    def flops(self) -> float:
+        """What that took."""
+        return sum(model.reads.flops(model.cached.model) for model in self._models)
 
     def propose(
         self, plan: Plan, slots: Ints, draft_len: Longs, offers: list[Offer]

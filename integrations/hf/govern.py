@@ -151,6 +151,11 @@ class GovernedGenerate:
         return self._model
 
     @property
+    def max_draft_len(self) -> int:
+        """Most tokens that are drafted at a time."""
+        return self.governor.max_draft_len if self._drafts else 0
+
+    @property
     def stats(self) -> GenerateStats:
         """Sums over all calls so far."""
         return replace(self._stats)
@@ -393,6 +398,7 @@ class GovernedGenerate:
         *,
         together: bool = False,
         watch: Watch | None = None,
+        max_tokens: int | None = None,
     ) -> Decoding:
         """The loop of one call; its caller holds the model.
 
@@ -404,6 +410,7 @@ class GovernedGenerate:
             on_token: called with every token of the first row.
             together: all rows go on until the last has ended.
             watch: sees the rows as they grow and may end them.
+            max_tokens: of keys and values, as long as the watch keeps rows within them.
         """
         self._stats.num_calls += 1
         return assemble(
@@ -419,6 +426,7 @@ class GovernedGenerate:
                 self._verification,
                 self._tree_width,
                 watch,
+                max_tokens,
             ),
             self._stats,
             self._on_round,

@@ -19,6 +19,7 @@ Longs = NDArray[np.int64]
 Floats = NDArray[np.float64]
 Answer = Callable[[Longs], Hashable | None]
 
+NEVER = 2**62  # tokens
 _BITS = 2**64 - 1
 
 
@@ -39,12 +40,14 @@ class Origin:
     Attributes:
         tokens: (length,) prompt and what was generated.
         log_prob: of the generated tokens.
+        entropy: at them; empty where nobody asks.
         saved: what was read of it; None before it was read.
         being_read: whether one of the candidates reads it now.
     """
 
     tokens: Longs
     log_prob: Floats
+    entropy: Floats
     saved: SavedRow | None = None
     being_read: bool = False
 
@@ -62,6 +65,7 @@ class Member:
         start: tokens that it began with.
         tokens: (length,) its text, as it was when last looked at.
         log_prob: of the generated tokens.
+        entropy: at them; empty where nobody asks.
         num_passed: checkpoints.
         score: the latest; NaN where none is known.
         answer: that it gave.
@@ -76,6 +80,7 @@ class Member:
     start: int
     tokens: Longs
     log_prob: Floats
+    entropy: Floats
     state: State = State.WAITING
     num_passed: int = 0
     score: float = float("nan")
@@ -85,9 +90,16 @@ class Member:
     @classmethod
     def begin(cls, number: int, parent: int, seed: int, origin: Origin, max_length: int) -> Member:
         """A candidate that has not begun."""
-        length = len(origin.tokens)
         return cls(
-            number, parent, seed, origin, max_length, length, origin.tokens, origin.log_prob
+            number,
+            parent,
+            seed,
+            origin,
+            max_length,
+            len(origin.tokens),
+            origin.tokens,
+            origin.log_prob,
+            origin.entropy,
         )
 
     @property
@@ -101,12 +113,31 @@ class Member:
         """Whether it goes on, or waits for its turn."""
         return self.state not in (State.FINISHED, State.STOPPED)
 
-    def note(self, texts: Texts, row: int) -> None:
-        """Take in what its row has generated."""
+    @property
+    def num_tokens(self) -> int:
+        """Tokens that it has generated."""
+        return len(self.tokens) - self.start
+
+    def next_check(self, checks: Longs) -> int:
+        """Tokens of its text at its next checkpoint (C,), far off behind the last."""
+        if self.num_passed == len(checks):
+            return NEVER
+        return self.start + int(checks[self.num_passed])
+
+    def here(self, saved: SavedRow | None) -> Origin:
+        """Its text, for candidates that go on from it."""
+        return Origin(self.tokens, self.log_prob, self.entropy, saved)
+
+    def note(self, texts: Texts, row: int, entropy: bool) -> None:
+        """Take in what its row has generated, with entropies where wanted."""
         before, end = texts.prompt_len[row], texts.num_tokens[row]
         new = np.log(texts.probs[row, before:end].astype(np.float64))
         self.tokens = texts.host[row, :end].copy()
-        self.log_prob = np.concatenate([self.log_prob[: texts.num_before[row]], new])
+        known = texts.num_before[row]
+        self.log_prob = np.concatenate([self.log_prob[:known], new])
+        if entropy:
+            new = texts.entropy[row, before:end].astype(np.float64)
+            self.entropy = np.concatenate([self.entropy[:known], new])
 
 
 @dataclass(eq=False)

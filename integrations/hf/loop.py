@@ -13,17 +13,19 @@ from transformers import GenerationConfig
 
 from flyball.controller.governor import Cost, Governor, Outcomes, Plan
 from flyball.integrations.hf.cached_model import CachedModel
-from flyball.integrations.hf.device import RoundClock, upload
+from flyball.integrations.hf.device import HostCopy, RoundClock, upload
 from flyball.integrations.hf.drafts import Drafts
 from flyball.integrations.hf.evidence import EvidenceInbox
 from flyball.integrations.hf.processors import RowProcessors
 from flyball.integrations.hf.proposal import Proposal
+from flyball.integrations.hf.reads import Reads
 from flyball.integrations.hf.saved import SavedRow
 from flyball.integrations.hf.scores import TokenScores
 from flyball.integrations.hf.stats import GenerateStats, RoundStats
 from flyball.integrations.hf.text import Texts
 from flyball.integrations.hf.verdict import Judge, Verdict
 from flyball.integrations.hf.watch import Queue, Watch
+from flyball.kernels.confidence import confidence
 
 Ints = NDArray[np.int32]
 Longs = NDArray[np.int64]
@@ -77,6 +79,7 @@ class Decoding:
         self._slots: Ints = np.zeros(0, np.int32)
         self._num_requests = 0
         self._results: dict[int, Longs] = {}
+        self._prompt_reads, self._verified = Reads(), Reads()
         self._evidence = EvidenceInbox(governor, self._do_sample, judge.draws)
         wanted = config.return_dict_in_generate
         rows = texts.max_rows
@@ -100,7 +103,16 @@ class Decoding:
         finally:
             self._governor.release(self._slots)
             self._stats.total_s += time.perf_counter() - start
+            self._count_reads()
         return [self._results[request] for request in range(self._num_requests)]
+
+    def _count_reads(self) -> None:
+        stats, model = self._stats, self._target.model
+        stats.num_prompt_tokens += self._prompt_reads.num_tokens
+        stats.num_verified += self._verified.num_tokens
+        stats.num_draft_reads += self._drafts.num_reads
+        stats.target_flops += self._prompt_reads.flops(model) + self._verified.flops(model)
+        stats.draft_flops += self._drafts.flops
 
     def _admit(self) -> bool:
         """Fill free rows from the queue and settle the first token of each text read anew."""
@@ -126,6 +138,7 @@ class Decoding:
                 self._prefill(rows, prompts.images.inputs)
             elif prompts.saved is not None:
                 self._target.begin_from(rows, prompts.saved.target)
+                self._drafts.begin_from(rows, prompts.saved.drafts)
             else:
                 unread.append(rows)
         if unread:
@@ -141,6 +154,7 @@ class Decoding:
         before = self._target.forward_s
         ids = upload(tokens, texts.device)
         logits = self._target.read_prompts(ids, lengths, rows, images)[:, None]
+        self._prompt_reads.add(lengths, np.zeros_like(lengths))
         self._stats.prompt_s += self._target.forward_s - before
         nothing = Proposal.nothing(len(rows), texts.device)
         verdict = self._judge(rows, logits, nothing)
@@ -151,7 +165,7 @@ class Decoding:
     def _save(self, row: int) -> SavedRow:
         """What was read of a row, but for its last token."""
         length = int(self._texts.num_own[row]) - 1
-        return SavedRow(self._target.snapshot(row, length))
+        return SavedRow(self._target.snapshot(row, length), self._drafts.save(row))
 
     def _leave(self) -> None:
         """Take finished rows out of the batch."""
@@ -162,6 +176,7 @@ class Decoding:
         self._governor.release(self._slots[texts.finished])
         moves = texts.leave()
         self._target.move_rows(moves.sources, moves.targets)
+        self._target.keep_columns(int(texts.num_own.max(initial=0)))
         self._slots = self._slots[moves.order]
         self._processors.keep(moves.order)
         self._drafts.keep(moves)
@@ -190,6 +205,7 @@ class Decoding:
         before = self._target.forward_s
         logits = self._verify(proposal)
         self._evidence.empty()
+        self._verified.add(proposal.num_columns, texts.num_own - 1)
         self._stats.verify_s += self._target.forward_s - before
         verdict = self._judge(rows, logits, proposal)
         if verdict.path is not None:
@@ -250,15 +266,21 @@ class Decoding:
     def _settle(self, rows: Longs, verdict: Verdict, logits: torch.Tensor, count: Longs) -> Longs:
         """Append what was emitted in rows (r,); returns how many tokens each row kept (rows,)."""
         texts = self._texts
-        emitted, probs = verdict.emitted, verdict.probs
+        emitted, probs, entropy = verdict.emitted, verdict.probs, None
+        if self._watch is not None and self._watch.wants_entropy:
+            sure = confidence(verdict.along_path(verdict.scores))
+            entropy = HostCopy(sure.entropy()).get()
         if len(rows) < texts.num_rows:
             emitted = np.zeros((texts.num_rows, emitted.shape[1]), np.int64)
             emitted[rows] = verdict.emitted
             if probs is not None:
                 probs = np.ones(emitted.shape, np.float32)
                 probs[rows] = verdict.probs
+            if entropy is not None:
+                own, entropy = entropy, np.full(emitted.shape, np.nan, np.float32)
+                entropy[rows] = own
         before = texts.num_tokens
-        kept = texts.append(emitted, count, probs)
+        kept = texts.append(emitted, count, probs, entropy)
         first = before - texts.prompt_len
         if self.scores is not None:
             scores = verdict.along_path(verdict.scores)

@@ -64,6 +64,13 @@ class Proposal:
         assert self.siblings is not None
         return torch.cat([self.tokens[..., None], self.siblings], dim=2)
 
+    @property
+    def num_columns(self) -> Longs:
+        """Columns (rows,) that the target reads for each row's own sake."""
+        width = 1 if self.siblings is None else 1 + self.siblings.shape[2]
+        columns: Longs = 1 + width * self.draft_len
+        return columns
+
     @cached_property
     def block(self) -> TreeBlock:
         """The columns that the target reads."""

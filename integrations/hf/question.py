@@ -28,4 +28,4 @@ class Question:
     def prepare(self) -> tuple[Prompts, Origin]:
         """The prompt, and the text that its candidates begin with."""
         prompts = self.make()
-        return prompts, Origin(prompts.tokens[0], np.zeros(0))
+        return prompts, Origin(prompts.tokens[0], np.zeros(0), np.zeros(0))

@@ -46,7 +46,8 @@ class Scorer(Protocol):
     """Scores candidates at checkpoints and at their ends; a plain function is one, too.
 
     A scorer that keeps something for each candidate may also have `forget(candidates)`, which is
-    called with the ids (m,) of those that are gone.
+    called with the ids (m,) of those that are gone. One with `wants_entropy = True` is told
+    entropies, which cost the search a pass over all scores.
     """
 
     def __call__(self, partial: Partial, /) -> Floats:
@@ -80,6 +81,8 @@ class StepEntropy:
     Args:
         step_token_ids: each of these tokens ends a step.
     """
+
+    wants_entropy = True
 
     def __init__(self, step_token_ids: Sequence[int]) -> None:
         self._step_token_ids = list(step_token_ids)

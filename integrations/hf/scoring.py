@@ -36,6 +36,11 @@ class GuardedScorer:
         self.faults: dict[str, int] = {}
         self._scorer = scorer
 
+    @property
+    def wants_entropy(self) -> bool:
+        """Whether the scorer looks at entropies."""
+        return bool(getattr(self._scorer, "wants_entropy", False))
+
     def __call__(self, partial: Partial) -> Floats:
         """Scores (n,), NaN where unknown."""
         unknown = np.full(len(partial.candidate), np.nan)

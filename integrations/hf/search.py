@@ -94,7 +94,8 @@ def search(
     settings = with_stop_strings(settings, stop_strings, tokenizer)
     limits = check_many(prompts, batch_size, max_new_tokens, settings)
     own_seeds = check_seeds(seeds, len(prompts))
-    beams = Beams(num_candidates, width, step_token_id, max_step_tokens or 256, max_steps)
+    step_tokens = 256 if max_step_tokens is None else max_step_tokens
+    beams = Beams(num_candidates, width, step_token_id, step_tokens, max_steps)
     check_search(method, scorer, answer, beams, max_step_tokens, memory_tokens)
     if len(prompts) == 0:
         return []
@@ -118,14 +119,16 @@ def search(
         None if scorer is None else GuardedScorer(scorer),
         map(question, range(len(prompts))),
         memory_tokens,
-        gov.governor.max_draft_len,
+        gov.max_draft_len,
     )
     # The loop is made for texts with seeds.
     seeded = replace(first, seeds=np.zeros(1, np.uint64))
     with gov.exclusive():
         try:
             with torch.inference_mode():
-                gov.assemble(batch_size, config, heats, seeded, watch=heats).run()
+                gov.assemble(
+                    batch_size, config, heats, seeded, watch=heats, max_tokens=memory_tokens
+                ).run()
         finally:
             heats.close()
     return [heats.results[number] for number in range(len(prompts))]

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from flyball.integrations.hf.heat import Heat, Member, Origin, State, derive_seed
+from flyball.integrations.hf.heat import Heat, Member, State, derive_seed
 from flyball.integrations.hf.question import Question
 from flyball.integrations.hf.search_result import Candidate, SearchResult, best_of, ranked
 
@@ -118,7 +118,7 @@ def _expand(
     """So many candidates that go on from the beams; those of one beam share its cache."""
     members = []
     for place, beam in enumerate(beams):
-        origin = beam.origin or Origin(beam.tokens, beam.log_prob, beam.saved)
+        origin = beam.origin or beam.here(beam.saved)
         beam.origin = beam.saved = None
         limit = min(max_length, len(origin.tokens) + max_step_tokens)
         for child in range(len(range(place, count, len(beams)))):

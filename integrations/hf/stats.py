@@ -41,6 +41,11 @@ class GenerateStats:
         num_tokens: tokens generated.
         num_drafted: tokens drafted.
         num_accepted: drafted tokens accepted.
+        num_prompt_tokens: tokens of prompts that the target read.
+        num_verified: other tokens that it read: the last of each text, and drafted ones.
+        num_draft_reads: tokens that draft models read.
+        target_flops: what the target's forwards took, by `forward_flops`.
+        draft_flops: what draft models' took.
         total_s: seconds in the decoding loop.
         prompt_s: of them in the target's reading of prompts.
         draft_s: of them in forwards of draft models.
@@ -52,6 +57,11 @@ class GenerateStats:
     num_tokens: int = 0
     num_drafted: int = 0
     num_accepted: int = 0
+    num_prompt_tokens: int = 0
+    num_verified: int = 0
+    num_draft_reads: int = 0
+    target_flops: float = 0.0
+    draft_flops: float = 0.0
     total_s: float = 0.0
     prompt_s: float = 0.0
     draft_s: float = 0.0

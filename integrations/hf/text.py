@@ -84,6 +84,7 @@ class Texts:
         host: the same in the host's memory, settled ones only.
         probs: (max_rows, capacity) the target's probability of each settled token, under
             sampling.
+        entropy: (max_rows, capacity) the target's entropy in nats at each, where a watch wants it.
         request: (rows,) number of the request in each row.
         number: (rows,) of the text among those that were prepared together.
         seed: (rows,) of each text's draws; 0 where texts have none.
@@ -102,6 +103,7 @@ class Texts:
         self.tokens = torch.zeros(num_rows, 0, dtype=torch.long, device=device)
         self.host: Longs = np.zeros((num_rows, 0), np.int64)
         self.probs = np.ones((num_rows, 0), np.float32)
+        self.entropy = np.full((num_rows, 0), np.nan, np.float32)
         nobody = np.zeros(0, np.int64)
         self.request, self.number = nobody, nobody
         self.seed: Seeds = np.zeros(0, np.uint64)
@@ -194,7 +196,7 @@ class Texts:
         order = np.arange(left)
         holes, movers = gone[gone < left], left + np.flatnonzero(~self.finished[left:])
         order[holes] = movers
-        self.probs[holes] = self.probs[movers]
+        self.probs[holes], self.entropy[holes] = self.probs[movers], self.entropy[movers]
         self.host[holes] = self.host[movers]
         if self.tokens.is_cuda:
             self.tokens[upload(holes, self.device)] = self.tokens[upload(movers, self.device)]
@@ -213,13 +215,20 @@ class Texts:
         index = self.num_tokens[:, None] + column + np.arange(width)
         self.tokens[: self.num_rows].scatter_(1, upload(index, self.device), drafted)
 
-    def append(self, emitted: Longs, count: Longs, probs: Floats | None = None) -> Longs:
+    def append(
+        self,
+        emitted: Longs,
+        count: Longs,
+        probs: Floats | None = None,
+        entropy: Floats | None = None,
+    ) -> Longs:
         """Settle the accepted tokens and the one that follows.
 
         Args:
             emitted: (rows, width) these tokens.
             count: (rows,) how many of them each row has; 0 where a row has none yet.
             probs: (rows, width) the target's probability of each, under sampling.
+            entropy: (rows, width) its entropy at each, where wanted.
 
         Returns:
             (rows,) how many were kept: fewer where a text ended among them.
@@ -231,6 +240,8 @@ class Texts:
         self.host[places] = emitted
         if probs is not None:
             self.probs[places] = probs
+        if entropy is not None:
+            self.entropy[places] = entropy
         if self.tokens.is_cuda:
             index = upload(columns, self.device)
             self.tokens[: self.num_rows].scatter_(1, index, upload(emitted, self.device))
@@ -309,7 +320,9 @@ class Texts:
         host[:, :capacity] = self.host
         probs = np.ones(host.shape, np.float32)
         probs[:, :capacity] = self.probs
-        self.host, self.probs = host, probs
+        entropy = np.full(host.shape, np.nan, np.float32)
+        entropy[:, :capacity] = self.entropy
+        self.host, self.probs, self.entropy = host, probs, entropy
         if self.device.type == "cpu":
             self.tokens = torch.from_numpy(host)
         else:

@@ -26,6 +26,10 @@ class Queue(Protocol):
 class Watch(Protocol):
     """Looks at the rows after prompts were read and after every round."""
 
+    @property
+    def wants_entropy(self) -> bool:
+        """Whether texts are to keep the target's entropy at each token."""
+
     def look(self, texts: Texts, save: Callable[[int], SavedRow]) -> NDArray[np.bool_]:  # (rows,)
         """Which rows to end beside those that have finished: they leave at once.
 
