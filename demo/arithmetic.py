@@ -21,7 +21,7 @@ from os.path import commonprefix
 import numpy as np
 
 MODULUS = 100
-FACTORS = range(2, 10)
+FACTORS = tuple(range(2, 10))
 STEP_END = "="
 SYMBOLS = "0123456789+-*" + STEP_END
 
@@ -77,21 +77,31 @@ class Mix:
     Attributes:
         num_terms: numbers in an expression, drawn evenly.
         product_shares: share of problems with 0, 1, 2, ... products.
+        first: factors of the first product, drawn evenly.
+        later: factors of the others.
     """
 
     num_terms: tuple[int, ...]
     product_shares: tuple[float, ...]
+    first: tuple[int, ...] = FACTORS
+    later: tuple[int, ...] = FACTORS
 
 
 MIXES = {
-    "usual": Mix((6, 7, 8), (0.2, 0.3, 0.3, 0.2)),
+    "usual": Mix((6, 7, 8), (0.05, 0.35, 0.4, 0.2), first=(3, 6, 7, 8), later=(2, 4, 5)),
     "harder": Mix((7, 8), (0.0, 0.15, 0.4, 0.45)),
 }
 
 
-def draw_problem(rng: np.random.Generator, num_terms: int, num_products: int) -> Problem:
+def draw_problem(
+    rng: np.random.Generator,
+    num_terms: int,
+    num_products: int,
+    first: tuple[int, ...] = FACTORS,
+    later: tuple[int, ...] = FACTORS,
+) -> Problem:
     """A random problem of one shape."""
-    factors = rng.integers(FACTORS.start, FACTORS.stop, num_products).tolist()
+    factors = [int(rng.choice(first if place == 0 else later)) for place in range(num_products)]
     others = rng.integers(0, MODULUS, num_terms - num_products).tolist()
     signs = rng.choice(["+", "-"], num_terms - 1 - num_products).tolist()
     operations = [("*", factor) for factor in factors]
@@ -104,7 +114,7 @@ def draw_problems(rng: np.random.Generator, mix: Mix, count: int) -> list[Proble
     terms = rng.choice(mix.num_terms, count)
     products = rng.choice(len(mix.product_shares), count, p=mix.product_shares)
     shapes = zip(terms.tolist(), products.tolist(), strict=True)
-    return [draw_problem(rng, *shape) for shape in shapes]
+    return [draw_problem(rng, *shape, mix.first, mix.later) for shape in shapes]
 
 
 def read_steps(text: str) -> list[str]:

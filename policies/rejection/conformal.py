@@ -28,6 +28,7 @@ _FALSE_ALARMS = 0.02
 _CORRECTION = 0.2  # how far the risk in force moves with an audited group, in risks
 _LEAST_RISK = 0.2  # below this share of the risk the one in force does not fall
 _REFIT_SHARE = 0.125  # of the audited groups, before all is fitted anew
+_ENOUGH = 4.0  # audited groups, over the risk, that tell whether scores are worth it
 _LEAST_SAVED = 0.1  # of the audited groups' tokens; below this scores are not worth a risk
 
 logger = logging.getLogger(__name__)
@@ -164,7 +165,7 @@ class Conformal(RejectionPolicy):
         threshold, self._saved = self._audited.threshold(self._risk)
         if self._saved >= _LEAST_SAVED:
             self._threshold = threshold
-        elif not self._said:
+        elif not self._said and self._audited.num_groups >= _ENOUGH / self.settings.risk:
             self._said = True
             logger.warning(
                 "conformal: scores at the checkpoints tell too little of the final ones (a "

@@ -1,0 +1,145 @@
+"""Searches for real: seconds and operations of best of n and of beams, in turns."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from benchmarks.rejection_best import RISKS, TRIED, conformal
+from benchmarks.rejection_pool import (
+    MAX_NEW_TOKENS,
+    SAMPLING,
+    candidate_seeds,
+    prompt_ids,
+    written_answer,
+)
+from flyball.demo.arithmetic import MIXES, STEP_END, Problem, draw_problems, is_right
+from flyball.demo.reasoner_loader import Reasoner
+from flyball.integrations.hf import ImplicitRewardModel, govern, search
+
+LIVE_SIZES = (16, 32)
+BEAM_SIZES = (4, 8, 16, 32)
+WIDTH = 4
+BATCH_SIZE = 128
+_AT_ONCE = 50  # problems of a turn
+_STEP_CHECKS = (1, 2, 3, 4, 6, 8, 12, 16)
+_TAUS = (1, 2, 4, 8)
+
+
+class Player:
+    """A policy that plays for real, and what it has used up.
+
+    Args:
+        models: solver and judge.
+        name: of the policy.
+        section: of the policy file; None stops nobody.
+
+    Attributes:
+        right: whether each answer was right.
+        seconds: of all searches.
+        num_tokens: generated, by stopped candidates too.
+    """
+
+    def __init__(self, models: Reasoner, name: str, section: dict[str, Any] | None) -> None:
+        self.name = name
+        self.right: list[bool] = []
+        self.seconds = 0.0
+        self.num_tokens = 0
+        self._models = models
+        content: dict[str, Any] = {"version": 1}
+        if section is not None:
+            content["rejection"] = section
+        self.gov = govern(models.solver, policy=content)
+        self.scorer = ImplicitRewardModel(models.judge, max_rows=4 * BATCH_SIZE)
+
+    @property
+    def flops(self) -> float:
+        """Of solver and judge."""
+        return self.gov.stats.target_flops + self.scorer.flops
+
+    def result(self) -> dict[str, Any]:
+        """A row; the governor is closed."""
+        contests = self.gov.governor.contests
+        self.gov.close()
+        return {
+            "policy": self.name,
+            "accuracy": float(np.mean(self.right)),
+            "flops": self.flops,
+            "seconds": self.seconds,
+            "tokens": self.num_tokens,
+            "audited": contests.num_audited / max(contests.num_groups, 1),
+            "stopped": contests.num_stopped,
+            "faults": sum(self.gov.governor.faults.values()),
+        }
+
+    def turn(self, problems: list[Problem], seeds: list[int], **settings: Any) -> None:
+        """Search for the answers to some problems."""
+        prompts = [prompt_ids(self._models, problem) for problem in problems]
+        start = time.perf_counter()
+        found = search(
+            self.gov,
+            prompts,
+            scorer=self.scorer,
+            seeds=seeds,
+            batch_size=BATCH_SIZE,
+            max_new_tokens=MAX_NEW_TOKENS,
+            **SAMPLING,
+            **settings,
+        )
+        self.seconds += time.perf_counter() - start
+        for problem, result in zip(problems, found, strict=True):
+            answer = written_answer(self._models, result.tokens)
+            self.right.append(answer is not None and is_right(problem, answer[1]))
+            self.num_tokens += result.num_tokens
+
+
+def live(
+    models: Reasoner, size: int, num_problems: int, seed: int, advance: Callable[[], None]
+) -> list[dict[str, Any]]:
+    """Best of n with and without rejection, in turns of some problems in a drawn order."""
+    players = [Player(models, "none", None)]
+    players += [Player(models, f"conformal {risk}", conformal(risk)) for risk in RISKS]
+    rng = np.random.default_rng([seed, 2])
+    problems, seeds = _drawn(num_problems, seed)
+    for start in range(0, num_problems, _AT_ONCE):
+        some = slice(start, start + _AT_ONCE)
+        for place in rng.permutation(len(players)).tolist():
+            players[place].turn(
+                problems[some], seeds[some], method="best_of_n", num_candidates=size
+            )
+            advance()
+    return [{"part": "live", "n": size, **player.result()} for player in players]
+
+
+def beam_sections() -> dict[str, dict[str, Any] | None]:
+    """All policies that prune beams; None stops nobody."""
+    found: dict[str, dict[str, Any] | None] = {"none": None}
+    for risk in TRIED:
+        found[f"conformal {risk}"] = {**conformal(risk), "check_at_tokens": list(_STEP_CHECKS)}
+    for tau in _TAUS:
+        section = {"policy": "top_fraction", "width": WIDTH, "tau": tau}
+        found[f"top_fraction 1/{WIDTH} tau {tau}"] = section
+    return found
+
+
+def beams(models: Reasoner, name: str, size: int, num_problems: int, seed: int) -> dict[str, Any]:
+    """Beam searches under one policy."""
+    player = Player(models, name, beam_sections()[name])
+    problems, seeds = _drawn(num_problems, seed)
+    player.turn(
+        problems,
+        seeds,
+        method="beam",
+        num_candidates=size,
+        width=WIDTH,
+        step_token_id=models.tokenizer.convert_tokens_to_ids(STEP_END),
+    )
+    return {"part": "beams", "n": size, **player.result()}
+
+
+def _drawn(num_problems: int, seed: int) -> tuple[list[Problem], list[int]]:
+    problems = draw_problems(np.random.default_rng(seed), MIXES["usual"], num_problems)
+    return problems, candidate_seeds(seed, num_problems)

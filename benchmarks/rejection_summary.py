@@ -1,0 +1,129 @@
+"""What the rows of `benchmarks.rejection` say."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+Rows = Sequence[dict[str, Any]]
+
+_POINT = 0.005  # of accuracy that a policy may lose and still count as equal
+
+
+def summarise(rows: Rows) -> dict[str, Any]:
+    """By part; policies' savings at equal accuracy."""
+    summary: dict[str, Any] = {}
+    for part in ("best_of_n", "beams"):
+        own = [row for row in rows if row["part"] == part]
+        if own:
+            summary[part] = {
+                f"n={size}": _savings([row for row in own if row["n"] == size])
+                for size in sorted({row["n"] for row in own})
+            }
+    for name, make in (("promise", _promise), ("shift", _shift)):
+        own = [row for row in rows if row["part"] == name]
+        if own:
+            summary[name] = make(own)
+    summary["noise"] = {
+        f"n={row['n']}": f"{row['stopped']:.3f} of all candidates stopped"
+        for row in rows
+        if row["part"] == "noise"
+    }
+    votes = [row for row in rows if row["part"] == "votes"]
+    if votes:
+        summary["votes"] = _votes(votes)
+    live = [row for row in rows if row["part"] == "live"]
+    if live:
+        summary["live"] = _live(live)
+    return summary
+
+
+def _savings(rows: Rows) -> dict[str, Any]:
+    """Operations saved by each policy, and the best top_fraction within half a point."""
+    base = next(row for row in rows if row["policy"] == "none")
+    found: dict[str, Any] = {"accuracy without rejection": base["accuracy"]}
+    fractions: list[tuple[bool, float, float, str]] = []
+    for row in rows:
+        lost = base["accuracy"] - row["accuracy"]
+        if row["policy"].startswith("top_fraction"):
+            fractions.append((lost <= _POINT, row["saved"], lost, row["policy"]))
+        elif row is not base:
+            found[row["policy"]] = _line(row["saved"], lost, row.get("wrong"))
+    widths = sorted({name.split()[1] for *_, name in fractions})
+    for width in widths:
+        equal = [f for f in fractions if f[0] and f[3].split()[1] == width]
+        if equal:
+            _, saved, lost, name = max(equal)
+            found[f"best {name}"] = _line(saved, lost, None)
+        else:
+            found[f"top_fraction {width}"] = "never within half a point"
+    return found
+
+
+def _line(saved: float, lost: float, wrong: float | None) -> str:
+    rate = "" if wrong is None else f", winners wrongly stopped {wrong:.3f}"
+    return f"saves {saved:.2f}x, accuracy {-100 * lost:+.1f} points{rate}"
+
+
+def _promise(rows: Rows) -> dict[str, Any]:
+    found = {}
+    for risk, size in sorted({(row["risk"], row["n"]) for row in rows}):
+        own = [row for row in rows if (row["risk"], row["n"]) == (risk, size)]
+        wrong = np.array([row["wrong"] for row in own])
+        found[f"risk {risk}, n={size}"] = {
+            "splits": len(own),
+            "mean rate": float(wrong.mean()),
+            "highest": float(wrong.max()),
+            "saves": float(np.mean([row["saved"] for row in own])),
+            "stopped": float(np.mean([row["stopped"] for row in own])),
+        }
+    return found
+
+
+def _shift(rows: Rows) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for risk in sorted({row["risk"] for row in rows}):
+        own = [row for row in rows if row["risk"] == risk]
+        found[f"risk {risk}"] = {
+            f"groups {start} to {start + 99}": float(
+                np.mean(
+                    [
+                        row["wrong"]
+                        for row in own
+                        if row["from"] == start and row["wrong"] is not None
+                    ]
+                )
+            )
+            for start in sorted({row["from"] for row in own})
+        }
+    return found
+
+
+def _votes(rows: Rows) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for size in sorted({row["n"] for row in rows}):
+        own = [row for row in rows if row["n"] == size]
+        base = next(row for row in own if row["policy"] == "fixed")
+        found[f"n={size}"] = {
+            row["policy"]: f"{row['samples'] / size:.2f} of the samples, accuracy "
+            f"{100 * row['accuracy']:.1f} ({100 * (row['accuracy'] - base['accuracy']):+.1f})"
+            for row in own
+        }
+    return found
+
+
+def _live(rows: Rows) -> dict[str, Any]:
+    """Seconds without rejection over those with it."""
+    found: dict[str, Any] = {}
+    for size in sorted({row["n"] for row in rows}):
+        own = {row["policy"]: row for row in rows if row["n"] == size}
+        base = own.pop("none")
+        found[f"n={size}"] = {
+            name: f"{base['seconds'] / row['seconds']:.2f} times as fast, "
+            f"{base['flops'] / row['flops']:.2f} times fewer operations, accuracy "
+            f"{100 * (row['accuracy'] - base['accuracy']):+.1f} points"
+            for name, row in own.items()
+        }
+    return found
