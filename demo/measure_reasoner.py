@@ -19,8 +19,8 @@ from flyball.demo.reasoner_samples import Samples, write
 
 SEED = 4  # training draws from other seeds
 ROWS = 500  # texts that are read at a time
-PREFIX_STEPS = (1, 2, 3)
-STEP_BEGINNING = 2  # tokens of a step that hold its result
+# Whole steps, and tokens of the next one, of which the first two hold its result.
+PREFIXES = ((0, 2), (1, 0), (1, 2), (2, 0), (2, 2), (3, 0), (3, 2))
 
 
 @torch.no_grad()
@@ -91,23 +91,26 @@ def print_rights(name: str, samples: Samples, num_samples: int) -> None:
     errors = samples.first_errors
     early = np.mean([step < steps / 3 for step, steps in errors])
     counts = np.bincount([step for step, _ in errors], minlength=7) / len(errors)
+    lucky = (right & ~samples.right_so_far).sum() / right.sum()
+    print(f"  right answers of texts with an error that cancels out: {lucky:.3f}")
     print(f"  first error in the first third of the steps: {early:.3f} of wrong texts")
     print("  at step " + "  ".join(f"{i + 1}: {share:.2f}" for i, share in enumerate(counts)))
 
 
 def print_aucs(reasoner: Reasoner, samples: Samples) -> None:
     """How well both judges tell right from wrong, on whole texts and on beginnings."""
-    rows = [("whole texts", samples, samples.right)]
-    for num_steps in PREFIX_STEPS:
-        for num_tokens in (0, STEP_BEGINNING):
-            cut = samples.cut(num_steps, num_tokens)
-            tokens = f" and {num_tokens} tokens" if num_tokens else ""
-            rows.append((f"{num_steps} steps{tokens}", cut, cut.right_so_far))
+    rows = [
+        ("right answers", samples, samples.right),
+        ("texts without an error", samples, samples.right_so_far),
+    ]
+    for num_steps, num_tokens in PREFIXES:
+        cut = samples.cut(num_steps, num_tokens)
+        rows.append((f"{num_steps} steps, {num_tokens} tokens", cut, cut.right_so_far))
     print(f"  {'AUC':24} likelihood  classifier")
     for name, part, right in rows:
         likelihood = auc(likelihood_scores(reasoner, part), right)
         classifier = auc(classifier_scores(reasoner, part), right)
-        print(f"  {name:24} {likelihood:10.4f}  {classifier:10.4f}")
+        print(f"  {name:24} {likelihood:10.4f}  {classifier:10.4f}", flush=True)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Shapes, tokenizer and rows of the reasoning pair."""
+"""Shapes, tokenizer and rows of the reasoning models."""
 
 from __future__ import annotations
 

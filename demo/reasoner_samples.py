@@ -62,21 +62,36 @@ class Samples:
 
 @torch.no_grad()
 def write(
-    solver: Any, tokenizer: Any, problems: Sequence[Problem], temperature: float, seed: int
+    solver: Any,
+    tokenizer: Any,
+    problems: Sequence[Problem],
+    temperature: float,
+    seed: int,
+    max_new_tokens: int | None = None,
 ) -> Samples:
-    """One text for each problem, by plain `generate`."""
+    """One text for each problem, by plain `generate`.
+
+    Args:
+        solver: the model.
+        tokenizer: padding on the left.
+        problems: to write a text for; a problem may come several times.
+        temperature: of the sampling, with no other warping.
+        seed: of the sampling.
+        max_new_tokens: of a text; None lets every text come to its end.
+    """
     torch.manual_seed(seed)
     texts: list[str] = []
     for start in range(0, len(problems), ROWS):
         rows = problems[start : start + ROWS]
         prompts = [problem.text for problem in rows]
+        longest = max(len(problem.solution) for problem in rows)
         inputs = tokenizer(prompts, return_tensors="pt", padding=True)
         ids = solver.generate(
             **inputs,
             do_sample=True,
             temperature=temperature,
             top_k=0,
-            max_new_tokens=max(len(problem.solution) for problem in rows) + SPARE_TOKENS,
+            max_new_tokens=max_new_tokens or longest + SPARE_TOKENS,
         )
         new = ids[:, inputs["input_ids"].shape[1] :]
         texts += tokenizer.batch_decode(new, skip_special_tokens=True)

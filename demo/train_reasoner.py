@@ -22,31 +22,24 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from transformers import LlamaForCausalLM, LlamaForSequenceClassification
+from transformers import LlamaForCausalLM
 
-from flyball.demo.arithmetic import MIXES, Problem, draw_problem, draw_problems, right_characters
+from flyball.demo.arithmetic import Problem, draw_problem
 from flyball.demo.loader import MODELS
 from flyball.demo.reasoner_models import (
     IGNORED,
     LANGUAGE_MODEL,
-    PAD_ID,
-    PROCESS_REWARD,
     SEED,
-    encode,
-    make_config,
     make_model,
     make_tokenizer,
-    padded,
     solved_rows,
 )
-from flyball.demo.reasoner_samples import Samples, write
+from flyball.demo.reasoner_reward import train_process_reward
 from flyball.demo.train import fit, load, save
 
 BATCH_TOKENS = 4_000
 LEARNING_RATE = 2e-3
 MOST_PRODUCTS = 3
-SAMPLED_PROBLEMS = 4_000  # of each mix, for the process reward model
-TEMPERATURE = 0.8
 
 
 @dataclass(frozen=True)
@@ -72,9 +65,7 @@ BASE_PHASES = (
 )
 SUMS_ALONE = (Phase(1.0, (5, 6, 7, 8), 0.0),)
 REMINDER = (Phase(1.0, (5, 6, 7, 8), 0.5),)
-REMINDER_STEPS = (
-    12  # after 6 the solver is right 34% of the time, after 12 48%, after 60 above 75%
-)
+REMINDER_STEPS = 12  # after 6 the solver is right 34% of the time, after 60 above 75%
 JUDGE_PHASES = (Phase(1.0, (4, 5, 6, 7, 8), 0.8),)
 
 
@@ -139,46 +130,6 @@ def train_judge(base: Path, num_steps: int) -> LlamaForCausalLM:
     return model
 
 
-def labelled_rows(samples: Samples) -> list[tuple[list[int], list[float]]]:
-    """Ids of each text with its prompt, and for each written token whether all is right so far."""
-    rows = []
-    for problem, text in zip(samples.problems, samples.texts, strict=True):
-        num_right = right_characters(problem, text)
-        labels = [1.0] * num_right + [0.0] * (len(text) - num_right)
-        prompt = encode(problem.text)
-        rows.append((prompt + encode(text), [float(IGNORED)] * len(prompt) + labels))
-    return rows
-
-
-def train_process_reward(out: Path, num_steps: int) -> LlamaForSequenceClassification:
-    """Cross-entropy of "right so far" at every token that the solver wrote."""
-    torch.manual_seed(SEED)
-    config = make_config(PROCESS_REWARD, num_labels=1, attn_implementation="eager")
-    model = LlamaForSequenceClassification(config)
-    judge, solver = load(out / "judge"), load(out / "solver")
-    model.model.load_state_dict(judge.model.state_dict(), strict=False)
-    print(f"process reward: {model.num_parameters():,} parameters", flush=True)
-    rng = np.random.default_rng(SEED + 1)
-    rows = []
-    for mix in MIXES.values():
-        problems = draw_problems(rng, mix, SAMPLED_PROBLEMS)
-        rows += labelled_rows(write(solver, make_tokenizer(), problems, TEMPERATURE, SEED))
-    print(f"{len(rows)} texts of the solver", flush=True)
-
-    def loss_of(model: LlamaForSequenceClassification) -> torch.Tensor:
-        picks = rng.integers(len(rows), size=BATCH_TOKENS // 80)
-        ids = padded([rows[i][0] for i in picks], PAD_ID)
-        labels = padded([rows[i][1] for i in picks], IGNORED)
-        with torch.autocast("cpu", dtype=torch.bfloat16):
-            states = model.model(input_ids=ids, use_cache=False).last_hidden_state
-            logits = model.score(states)[..., 0].float()
-        written = labels != IGNORED
-        return F.binary_cross_entropy_with_logits(logits[written], labels[written])
-
-    fit(model, loss_of, num_steps, LEARNING_RATE / 2, "process reward")
-    return model
-
-
 def keep(model: Any, folder: Path) -> None:
     """Weights in bfloat16, with the tokenizer beside them."""
     save(model, folder)
@@ -194,7 +145,7 @@ def main() -> None:
     parser.add_argument("--base-steps", type=int, default=4000)
     parser.add_argument("--solver-steps", type=int, default=240)
     parser.add_argument("--judge-steps", type=int, default=700)
-    parser.add_argument("--process-reward-steps", type=int, default=1500)
+    parser.add_argument("--process-reward-steps", type=int, default=4500)
     args = parser.parse_args()
     base = args.base
     stages: dict[str, tuple[Path, Callable[[], Any]]] = {
@@ -203,7 +154,9 @@ def main() -> None:
         "judge": (args.out / "judge", lambda: train_judge(base, args.judge_steps)),
         "process_reward": (
             args.out / "process_reward",
-            lambda: train_process_reward(args.out, args.process_reward_steps),
+            lambda: train_process_reward(
+                load(args.out / "judge"), load(args.out / "solver"), args.process_reward_steps
+            ),
         ),
     }
     for name in stages if args.stage == "all" else [args.stage]:
