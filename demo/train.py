@@ -140,11 +140,12 @@ def fit(
     num_steps: int,
     lr: float,
     label: str,
+    stop_after: int | None = None,
 ) -> None:
-    """Run the optimiser for num_steps and print the smoothed loss."""
+    """Run the optimiser on a schedule of num_steps, or its beginning, and print the loss."""
     optimizer = make_optimizer(model, lr)
     start, running = time.monotonic(), None
-    for step in range(num_steps):
+    for step in range(num_steps if stop_after is None else stop_after):
         for group in optimizer.param_groups:
             group["lr"] = lr * lr_scale(step, num_steps)
         loss = loss_of(model)

@@ -28,7 +28,7 @@ _FALSE_ALARMS = 0.02
 _CORRECTION = 0.2  # how far the risk in force moves with an audited group, in risks
 _LEAST_RISK = 0.2  # below this share of the risk the one in force does not fall
 _REFIT_SHARE = 0.125  # of the audited groups, before all is fitted anew
-_ENOUGH = 4.0  # audited groups, over the risk, that tell whether scores are worth it
+_ENOUGH = 2.5  # audited groups, over the risk, that tell whether scores are worth it
 _LEAST_SAVED = 0.1  # of the audited groups' tokens; below this scores are not worth a risk
 
 logger = logging.getLogger(__name__)
@@ -89,19 +89,22 @@ class Conformal(RejectionPolicy):
         self._risk = settings.risk
         self._threshold = np.inf
         self._saved = 0.0
-        self._num_audited = self._fit_at = 0
+        self._num_drawn = self._num_audited = self._fit_at = 0
         self._lost: list[bool] = []  # by the threshold then in force, of the latest audits
         self._alarming = float(binom.isf(_FALSE_ALARMS, _WATCHED, settings.risk))
         self._alarmed_left = 0
         self._said = False
 
     def audits(self, num_groups: int) -> Bools:
-        """All of the first, then a share drawn at random."""
-        if self._audited.num_groups < 2.0 / self.settings.risk:
-            return np.ones(num_groups, np.bool_)
+        """As many as are needed, those on their way included, then a share drawn at random."""
+        under_way = self._num_drawn - self._num_audited
+        missing = 2.0 / self.settings.risk - self._audited.num_groups - under_way
         share = _ALARMED_SHARE if self._alarmed_left > 0 else _AUDIT_SHARE
-        self._alarmed_left = max(self._alarmed_left - num_groups, 0)
         drawn: Bools = self.rng.random(num_groups) < share
+        drawn |= np.arange(num_groups) < missing
+        if missing <= 0:
+            self._alarmed_left = max(self._alarmed_left - num_groups, 0)
+        self._num_drawn += int(drawn.sum())
         return drawn
 
     def decide(self, groups: Groups, load: Load) -> Bools:

@@ -112,7 +112,7 @@ def test_the_solver_is_right_now_and_then_and_errs_early(samples: Samples) -> No
 def test_problems_differ_in_difficulty(samples: Samples) -> None:
     products = np.array([problem.num_products for problem in samples.problems])
     assert samples.right[products == 0].mean() > 0.85
-    assert samples.right[products == 3].mean() < 0.35
+    assert samples.right[products == 3].mean() < 0.6
 
 
 @pytest.mark.parametrize("scores", [likelihood_scores, classifier_scores])

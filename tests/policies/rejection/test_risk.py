@@ -46,13 +46,14 @@ def test_the_risk_is_kept_again_soon_after_scores_became_worse() -> None:
 
 
 def test_of_several_that_go_on_the_best_is_kept() -> None:
-    lost = []
+    lost, saved = [], []
     for seed in SEEDS:
         course = walks(300, 16, seed)
         fate = play(course, contests({"policy": "conformal", "risk": 0.1}, seed), keep=4)
         lost.append(lost_share(course, fate)[~fate.audited].mean())
-        assert fate.saved.mean() > 0.2
+        saved.append(fate.saved.mean())
     assert np.mean(lost) <= 0.1 + SLACK
+    assert np.mean(saved) > 0.2
 
 
 class OfSurvivors(Conformal):
