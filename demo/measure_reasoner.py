@@ -106,11 +106,13 @@ def print_aucs(reasoner: Reasoner, samples: Samples) -> None:
     for num_steps, num_tokens in PREFIXES:
         cut = samples.cut(num_steps, num_tokens)
         rows.append((f"{num_steps} steps, {num_tokens} tokens", cut, cut.right_so_far))
-    print(f"  {'AUC':24} likelihood  classifier")
+    judges = {"likelihood": likelihood_scores}
+    if reasoner.process_reward is not None:
+        judges["classifier"] = classifier_scores
+    print(f"  {'AUC':24}" + "".join(f"{name:>12}" for name in judges))
     for name, part, right in rows:
-        likelihood = auc(likelihood_scores(reasoner, part), right)
-        classifier = auc(classifier_scores(reasoner, part), right)
-        print(f"  {name:24} {likelihood:10.4f}  {classifier:10.4f}", flush=True)
+        cells = [f"{auc(scores(reasoner, part), right):12.4f}" for scores in judges.values()]
+        print(f"  {name:24}" + "".join(cells), flush=True)
 
 
 if __name__ == "__main__":

@@ -17,8 +17,8 @@ class Reasoner:
         solver: LlamaForCausalLM that writes solutions, often wrong at products.
         judge: LlamaForCausalLM trained on right solutions; the sum of its log-likelihoods of the
             written tokens is a process reward.
-        process_reward: LlamaForSequenceClassification with one label: the logit that a text is
-            right so far, at its last token.
+        process_reward: LlamaForSequenceClassification with one label, the logit that a text is
+            right so far, at its last token; None where it was not trained.
         tokenizer: one token a character, of all three; padding on the left.
     """
 

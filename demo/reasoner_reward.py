@@ -34,7 +34,7 @@ TEMPERATURE = 0.8
 BATCH_TOKENS = 4_000
 LEARNING_RATE = 2e-3
 RESULT_LEN = 2  # tokens of a step's result
-RESULT_PROBLEMS, WHOLE_PROBLEMS = 15_000, 4_000  # of each mix
+RESULT_PROBLEMS, WHOLE_PROBLEMS = 100_000, 6_000  # of each mix
 RESULT_PART = 0.65  # of the steps, in which texts are results of first steps
 
 Pair = tuple[Problem, str]
