@@ -42,19 +42,6 @@ def likelihood_scores(reasoner: Reasoner, samples: Samples) -> NDArray[np.float6
     return torch.cat(scores).double().numpy()
 
 
-@torch.no_grad()
-def classifier_scores(reasoner: Reasoner, samples: Samples) -> NDArray[np.float64]:
-    """The process reward model's logit at each text's last token."""  # (texts,)
-    pairs = zip(samples.problems, samples.texts, strict=True)
-    texts = [problem.text + text for problem, text in pairs]
-    scores = []
-    for start in range(0, len(texts), ROWS):
-        rows = texts[start : start + ROWS]
-        inputs = reasoner.tokenizer(rows, return_tensors="pt", padding=True)
-        scores.append(reasoner.process_reward(**inputs).logits[:, 0])
-    return torch.cat(scores).double().numpy()
-
-
 def auc(scores: NDArray[np.float64], right: NDArray[np.bool_]) -> float:
     """Chance that a right text scores above a wrong one, ties half (Mann-Whitney)."""
     num_right, num_wrong = int(right.sum()), int((~right).sum())
@@ -98,7 +85,7 @@ def print_rights(name: str, samples: Samples, num_samples: int) -> None:
 
 
 def print_aucs(reasoner: Reasoner, samples: Samples) -> None:
-    """How well both judges tell right from wrong, on whole texts and on beginnings."""
+    """How well the judge tells right from wrong, on whole texts and on beginnings."""
     rows = [
         ("right answers", samples, samples.right),
         ("texts without an error", samples, samples.right_so_far),
@@ -106,13 +93,9 @@ def print_aucs(reasoner: Reasoner, samples: Samples) -> None:
     for num_steps, num_tokens in PREFIXES:
         cut = samples.cut(num_steps, num_tokens)
         rows.append((f"{num_steps} steps, {num_tokens} tokens", cut, cut.right_so_far))
-    judges = {"likelihood": likelihood_scores}
-    if reasoner.process_reward is not None:
-        judges["classifier"] = classifier_scores
-    print(f"  {'AUC':24}" + "".join(f"{name:>12}" for name in judges))
+    print("  the judge's AUC")
     for name, part, right in rows:
-        cells = [f"{auc(scores(reasoner, part), right):12.4f}" for scores in judges.values()]
-        print(f"  {name:24}" + "".join(cells), flush=True)
+        print(f"  {name:24} {auc(likelihood_scores(reasoner, part), right):.4f}", flush=True)
 
 
 if __name__ == "__main__":

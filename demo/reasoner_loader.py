@@ -1,4 +1,4 @@
-"""Loading the reasoning pair: a solver of calculator problems, and judges of what it writes."""
+"""Loading the reasoning pair: a solver of calculator problems, and a judge."""
 
 from __future__ import annotations
 
@@ -17,14 +17,11 @@ class Reasoner:
         solver: LlamaForCausalLM that writes solutions, often wrong at products.
         judge: LlamaForCausalLM trained on right solutions; the sum of its log-likelihoods of the
             written tokens is a process reward.
-        process_reward: LlamaForSequenceClassification with one label, the logit that a text is
-            right so far, at its last token; None where it was not trained.
-        tokenizer: one token a character, of all three; padding on the left.
+        tokenizer: one token a character, of both; padding on the left.
     """
 
     solver: Any
     judge: Any
-    process_reward: Any
     tokenizer: Any
 
 
@@ -36,21 +33,10 @@ def load_reasoner(dtype: str = "float32", folder: Path = MODELS) -> Reasoner:
         folder: of models that were trained anew.
     """
     import torch
-    from transformers import (
-        LlamaForCausalLM,
-        LlamaForSequenceClassification,
-        PreTrainedTokenizerFast,
-    )
+    from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
-    kinds = {
-        "solver": LlamaForCausalLM,
-        "judge": LlamaForCausalLM,
-        "process_reward": LlamaForSequenceClassification,
-    }
-    models = {
-        name: kind.from_pretrained(folder / name, dtype=getattr(torch, dtype)).eval()
-        for name, kind in kinds.items()
-        if (folder / name).exists()
-    }
-    tokenizer = PreTrainedTokenizerFast.from_pretrained(folder / "solver")
-    return Reasoner(**{"process_reward": None, **models}, tokenizer=tokenizer)
+    solver, judge = (
+        LlamaForCausalLM.from_pretrained(folder / name, dtype=getattr(torch, dtype)).eval()
+        for name in ("solver", "judge")
+    )
+    return Reasoner(solver, judge, PreTrainedTokenizerFast.from_pretrained(folder / "solver"))

@@ -19,9 +19,6 @@ VOCAB_SIZE = len(SYMBOLS) + 2
 IGNORED = -100  # label of a position without loss
 
 LANGUAGE_MODEL = {"hidden_size": 128, "intermediate_size": 384, "num_hidden_layers": 4}
-# Two layers on top of the judge's: one to compare what was written with what the judge expected,
-# one to remember it.
-PROCESS_REWARD = {**LANGUAGE_MODEL, "num_hidden_layers": 6}
 
 _ID_OF_BYTE = np.full(256, -1)
 _ID_OF_BYTE[list(SYMBOLS.encode())] = range(len(SYMBOLS))

@@ -1,4 +1,4 @@
-"""Train the reasoning pair: a solver that is unsure of its products, and two judges.
+"""Train the reasoning pair: a solver that is unsure of its products, and a judge.
 
     python -m flyball.demo.train_reasoner all       # 40 minutes on two CPU cores
     python -m flyball.demo.train_reasoner solver    # or by stage: base, solver, judge, ...
@@ -6,9 +6,7 @@
 Solver and judge are language models of right solutions. The solver's training is stopped while its
 products are still half learned, so that samples differ; one that had learned products and lost
 them again is wrong for sure, the same way in every sample. The judge goes on until products are
-certain, so its likelihoods tell a right step from a wrong one. The process reward model begins as
-the judge and learns from a solver's own texts, each token bearing the label whether all is right
-up to there: every cut of a text at once.
+certain, so its likelihoods tell a right step from a wrong one.
 """
 
 from __future__ import annotations
@@ -34,7 +32,6 @@ from flyball.demo.reasoner_models import (
     make_tokenizer,
     solved_rows,
 )
-from flyball.demo.reasoner_reward import train_process_reward
 from flyball.demo.train import fit, load, save
 
 BATCH_TOKENS = 4_000
@@ -143,24 +140,17 @@ def keep(model: Any, folder: Path) -> None:
 def main() -> None:
     """Run one stage or all of them."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("stage", choices=["all", "base", "solver", "judge", "process_reward"])
+    parser.add_argument("stage", choices=["all", "base", "solver", "judge"])
     parser.add_argument("--out", type=Path, default=MODELS)
     parser.add_argument("--base", type=Path, default=Path("build/reasoner-base"))
     parser.add_argument("--base-steps", type=int, default=4000)
     parser.add_argument("--judge-steps", type=int, default=700)
-    parser.add_argument("--process-reward-steps", type=int, default=4500)
     args = parser.parse_args()
     base = args.base
     stages: dict[str, tuple[Path, Callable[[], Any]]] = {
         "base": (base, lambda: train_base(args.base_steps)),
         "solver": (args.out / "solver", lambda: train_solver(args.base_steps)),
         "judge": (args.out / "judge", lambda: train_judge(base, args.judge_steps)),
-        "process_reward": (
-            args.out / "process_reward",
-            lambda: train_process_reward(
-                load(args.out / "judge"), load(args.out / "solver"), args.process_reward_steps
-            ),
-        ),
     }
     for name in stages if args.stage == "all" else [args.stage]:
         folder, train = stages[name]
