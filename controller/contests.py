@@ -121,6 +121,14 @@ class Contests:
         self.num_groups += len(group)
         return group
 
+    def audited(self, group: Ints) -> Bools:
+        """Which of these open groups (G,) run to completion."""
+        return self._book.groups(group).audited
+
+    def begin(self, group: Ints, member: Ints) -> None:
+        """These members (n,) are on their way; of others only what is reviewed is known."""
+        self._book.begin(group, member)
+
     def review(self, candidates: Candidates, load: Load) -> Stops:
         """Who is to stop in the groups of these candidates, after what the host says of them.
 
@@ -143,10 +151,14 @@ class Contests:
         return Stops(group[row], member.astype(np.int32), self._close(group))
 
     def drop(self, group: Ints, member: Ints) -> Ints:
-        """The host gave up these members (n,) itself; returns the groups that ended so."""
+        """The host gave up these members (n,) itself; returns the groups that ended so.
+
+        Their groups are no longer audits: what these members would have become stays unknown.
+        """
         known = self._book.knows(group, member)
         group, member = group[known], member[known]
         self._book.stop(group, member)
+        self._book.audit(group, np.zeros(len(group), np.bool_))
         return self._close(np.unique(group))
 
     def _close(self, group: Ints) -> Ints:
@@ -231,6 +243,10 @@ class _Book:
             array.reset(group)
         self._arrays["present"].values[group] = np.arange(self._width) < sizes[:, None]
         self._arrays["keep"].values[group] = keep
+
+    def begin(self, group: Ints, member: Ints) -> None:
+        num_tokens = self._arrays["num_tokens"].values
+        num_tokens[group, member] = np.maximum(num_tokens[group, member], 1)
 
     def close(self, group: Ints) -> None:
         self._arrays["present"].values[group] = False

@@ -97,7 +97,7 @@ class Heats(Generic[Result]):
         if member.state is State.PARKED:
             del self._parked[member]
         else:
-            heat.waiting.popleft()
+            self._schedule.begin(heat)
         request, self._num_requests = self._num_requests, self._num_requests + 1
         prompts, origin = heat.begin(member), member.origin
         if origin is not None and origin.saved is None and len(origin.tokens) > 1:

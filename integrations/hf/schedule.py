@@ -71,10 +71,8 @@ class Schedule(Generic[Result]):
 
     def open_next(self) -> bool:
         """Open the next heat, or all; returns whether there was one."""
-        policy = self._contests.policy
-        together = policy is not None and not policy.scores
         opened = False
-        while (self._made or self._new) and not (opened and not together):
+        while (self._made or self._new) and not (opened and not self._together):
             if not self._made:
                 self.advance(*self._new.popleft())
                 continue
@@ -84,13 +82,26 @@ class Schedule(Generic[Result]):
         self.sort()
         return opened
 
+    @property
+    def _together(self) -> bool:
+        policy = self._contests.policy
+        return policy is not None and not policy.scores
+
     def _open(self, entry: Entry[Result]) -> None:
-        heat, before = entry.heat, self._contests.num_audited
+        heat = entry.heat
         sizes, keep = np.array([len(heat.members)], np.int32), np.array([heat.keep], np.int32)
-        heat.group = int(self._contests.open(sizes, keep)[0])
-        heat.audited = self._contests.num_audited > before
+        group = self._contests.open(sizes, keep)
+        heat.group = int(group[0])
+        heat.audited = bool(self._contests.audited(group)[0])
         heat.waiting.extend(range(len(heat.members)))
         self.open[heat.group] = entry
+
+    def begin(self, heat: Heat) -> None:
+        """A heat's next member begins."""
+        place = heat.waiting.popleft()
+        self._contests.begin(np.array([heat.group], np.int32), np.array([place], np.int32))
+        if self._together:
+            self.sort()
 
     def advance(self, number: int, question: Generator[Heat, None, Result]) -> Heat | None:
         """Let a question make its next heat, which is returned, or its result."""

@@ -62,7 +62,8 @@ class Groups:
         present: (G, N) whether there is such a member.
         score: (G, N, C) partial scores, NaN where unknown; higher is better.
         final: (G, N) score at the end; NaN where unknown.
-        num_tokens: (G, N) generated so far; 0 where it has not begun.
+        num_tokens: (G, N) generated when it was last reviewed, at least 1 once it has begun; 0
+            before.
         num_passed: (G, N) checkpoints that its length has passed.
         finished: (G, N) whether its text has ended by itself.
         stopped: (G, N) whether it was stopped.
