@@ -16,5 +16,5 @@ def test_acceptance_differs_between_domains_as_documented() -> None:
 
 def test_weights_are_small_enough_to_ship() -> None:
     size = sum(path.stat().st_size for path in Path(MODELS).rglob("*") if path.is_file())
-    assert size < 20e6
+    assert size < 17e6
     assert load_demo().target.num_parameters() <= 4_000_000
