@@ -13,7 +13,6 @@ Bools = NDArray[np.bool_]
 
 _CAPACITY = 256  # groups
 _UNIT_QUANTILE = 0.9
-_SHARED = 0.1  # of the units' mean, in each
 _LEAST_UNIT = 1e-6
 _LEVELS = np.geomspace(200.0, 0.05, 61)  # thresholds, each 0.87 of the one before
 
@@ -23,10 +22,11 @@ class AuditedGroups:
 
     A candidate's score at a checkpoint is its surprise (`PartialReward.surprise`), summed over the
     members that still go on and those that have ended, in units of what winners show there: the
-    0.9 quantile of theirs plus a tenth of the mean over checkpoints, so that no checkpoint takes
-    up the risk of all. Under a threshold whoever exceeds it is stopped; whom that leaves depends
-    on who was stopped before, so groups are played checkpoint by checkpoint. A group is lost where
-    nobody is left that ends within a tie of its best.
+    0.9 quantile of theirs plus its mean over checkpoints, so that no checkpoint takes up the risk
+    of all, and those where winners never surprise are not the strictest. Under a threshold whoever
+    exceeds it is stopped; whom that leaves depends on who was stopped before, so groups are played
+    checkpoint by checkpoint. A group is lost where nobody is left that ends within a tie of its
+    best.
 
     Args:
         reward: foresees finals.
@@ -66,8 +66,9 @@ class AuditedGroups:
 
     def keep_latest(self, num_groups: int) -> None:
         """Forget all but the latest."""
+        first = max(self.num_groups - num_groups, 0)
         for name in ("_score", "_final", "_tokens", "_lost"):
-            setattr(self, name, getattr(self, name)[-num_groups:])
+            setattr(self, name, getattr(self, name)[first:])
 
     def fit(self) -> None:
         """Set the units by what the winners of all groups showed, and play all anew."""
@@ -78,9 +79,14 @@ class AuditedGroups:
         winning = self._winning(self._final)[known]
         least = [np.where(winning, p[known].sum(axis=2), np.inf).min(axis=1) for p in pairs]
         usual = np.quantile(least, _UNIT_QUANTILE, axis=1)
-        self.unit = np.maximum(usual + _SHARED * usual.mean(), _LEAST_UNIT)
+        self.unit = np.maximum(usual + usual.mean(), _LEAST_UNIT)
         self._lost, self._saved = self._play_all(pairs, self._final, self._tokens)
         self.mean_tokens = float(np.nanmean(self._tokens))
+
+    def first_median(self) -> float:
+        """Median score at the first checkpoint; NaN where none is known."""
+        first = self._score[:, :, 0]
+        return float(np.nanmedian(first)) if not np.isnan(first).all() else float("nan")
 
     def threshold(self, risk: float) -> tuple[float, float]:
         """The least threshold within the risk, and the share of tokens that it would have saved.

@@ -10,6 +10,7 @@ from pydantic import Field
 from scipy.stats import binom
 
 from flyball.estimators.audited_groups import AuditedGroups
+from flyball.estimators.drift import DriftDetector
 from flyball.estimators.partial_reward import PartialReward
 from flyball.policies.rejection.base import (
     Bools,
@@ -22,10 +23,11 @@ from flyball.policies.rejection.base import (
 
 _AUDIT_SHARE, _ALARMED_SHARE = 0.1, 0.2
 _ALARMED_GROUPS = 200  # for which more groups are audited after an alarm
-_KEPT_AFTER_ALARM = 12  # audited groups that are still believed then
+_KEPT_AFTER_ALARM = 12  # audited groups that are still believed after many losses
 _WATCHED = 20  # latest audits that the alarm looks at
 _FALSE_ALARMS = 0.02
-_CORRECTION = 0.2  # how far the risk in force moves with an audited group, in risks
+_FALSE_DRIFTS = 2e-4  # most, per group
+_CORRECTION = 0.1  # how far the risk in force moves with an audited group, in risks
 _LEAST_RISK = 0.2  # below this share of the risk the one in force does not fall
 _REFIT_SHARE = 0.125  # of the audited groups, before all is fitted anew
 _ENOUGH = 2.5  # audited groups, over the risk, that tell whether scores are worth it
@@ -72,10 +74,13 @@ class Conformal(RejectionPolicy):
     200 groups after an alarm. Under drift the risk in force follows adaptive conformal inference
     (arXiv 2106.00170, equation 2) over audited groups, never above the stated one:
 
-        risk' <- risk' + 0.2 risk (risk - [winner lost]).
+        risk' <- risk' + 0.1 risk (risk - [winner lost]).
 
-    An alarm, more losses among the latest 20 audits than one in 50 such runs would show, forgets
-    all but the latest 12. Where the threshold would save less than a tenth of the tokens nobody is
+    There are two alarms. More losses among the latest 20 audits than one in 50 such runs would
+    show forgets all but the latest 12. And every group shows, audited or not, how its members
+    score at the first checkpoint, where nobody has been stopped yet: once the share of those below
+    the median of the audited groups drifts (`DriftDetector`), all audits before are forgotten.
+    Where the threshold would save less than a tenth of the tokens nobody is
     stopped, which is logged.
     """
 
@@ -90,6 +95,8 @@ class Conformal(RejectionPolicy):
         self._threshold = np.inf
         self._saved = 0.0
         self._num_drawn = self._num_audited = self._fit_at = 0
+        self._drift = DriftDetector(_FALSE_DRIFTS)
+        self._median = np.nan  # of scores at the first checkpoint
         self._lost: list[bool] = []  # by the threshold then in force, of the latest audits
         self._alarming = float(binom.isf(_FALSE_ALARMS, _WATCHED, settings.risk))
         self._alarmed_left = 0
@@ -131,7 +138,8 @@ class Conformal(RejectionPolicy):
         return stop
 
     def learn(self, groups: Groups) -> None:
-        """Calibrate on those that were audited."""
+        """Calibrate on those that were audited; all tell whether problems are what they were."""
+        self._look_for_drift(groups.score[:, :, 0])
         groups = groups.only(groups.audited)
         if len(groups.keep) == 0:
             return
@@ -155,16 +163,32 @@ class Conformal(RejectionPolicy):
             self._risk = float(np.clip(moved, _LEAST_RISK * risk, risk))
         self._lost = [*self._lost, *lost.tolist()][-_WATCHED:]
         if sum(self._lost) > self._alarming:
-            logger.info("conformal: winners have changed; learning from more groups")
-            self._lost = []
-            self._alarmed_left = _ALARMED_GROUPS
-            self._audited.keep_latest(_KEPT_AFTER_ALARM)
-            self._fit_at = 0
+            self._alarm(_KEPT_AFTER_ALARM)
+
+    def _look_for_drift(self, first: Floats) -> None:
+        """Compare scores (G, N) at the first checkpoint with those before."""
+        known = ~np.isnan(first)
+        some = known.any(axis=1)
+        if not some.any() or np.isnan(self._median):
+            return
+        below = (known & (first < self._median)).sum(axis=1)[some] / known.sum(axis=1)[some]
+        if len(self._drift.update(below).streams):
+            self._alarm(0)
+
+    def _alarm(self, num_kept: int) -> None:
+        logger.info("conformal: groups have changed; learning anew")
+        self._lost = []
+        self._alarmed_left = _ALARMED_GROUPS
+        self._audited.keep_latest(num_kept)
+        self._threshold = np.inf
+        self._fit_at = 0
 
     def _set_threshold(self) -> None:
         self._threshold = np.inf
         if self._audited.num_groups < 2.0 / self.settings.risk:
             return
+        if np.isnan(self._median):
+            self._median = self._audited.first_median()
         threshold, self._saved = self._audited.threshold(self._risk)
         if self._saved >= _LEAST_SAVED:
             self._threshold = threshold

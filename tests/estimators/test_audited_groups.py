@@ -104,7 +104,7 @@ def test_units_follow_what_winners_show() -> None:
         for row, best in enumerate(final.argmax(axis=1).tolist())
     ]
     usual = np.quantile(shown, 0.9, axis=0)
-    np.testing.assert_allclose(groups.unit, usual + 0.1 * usual.mean())
+    np.testing.assert_allclose(groups.unit, usual + usual.mean())
 
 
 def test_only_the_latest_groups_are_kept() -> None:

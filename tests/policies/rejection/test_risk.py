@@ -34,7 +34,8 @@ def test_winners_are_lost_no_oftener_than_the_risk_says(risk: float, saved: floa
     losses = [np.nanmean(lost) for lost, _ in found]
     assert np.mean(losses) <= risk + SLACK
     assert np.mean([fate.saved[~fate.audited].mean() for _, fate in found]) >= saved
-    assert all(0.05 <= fate.audited[100:].mean() <= 0.2 for _, fate in found)
+    # A tenth, and more in the few runs where chance looked like a change.
+    assert 0.08 <= np.mean([fate.audited[100:].mean() for _, fate in found]) <= 0.15
 
 
 def test_the_risk_is_kept_again_soon_after_scores_became_worse() -> None:
