@@ -32,7 +32,8 @@ class Candidates:
         group: (n,) as `Contests.open` handed it out.
         member: (n,) number within the group.
         num_tokens: (n,) generated so far.
-        score: (n,) partial score, or the final one where it has finished; NaN where unknown.
+        score: (n,) partial score, or the final one where it has finished; unknown where it is no
+            finite number.
         finished: (n,) whether its text has ended by itself.
         answer: (n,) number of its answer among the different ones of the group, -1 for none.
     """
@@ -116,7 +117,7 @@ class Contests:
         self._book.open(group, sizes, keep)
         audited = self._ask(lambda policy: _booleans(policy.audits(len(group)), (len(group),)))
         if audited is not None:
-            self._book.audit(group, audited)
+            self._book.draw(group, audited)
             self.num_audited += int(audited.sum())
         self.num_groups += len(group)
         return group
@@ -158,7 +159,7 @@ class Contests:
         known = self._book.knows(group, member)
         group, member = group[known], member[known]
         self._book.stop(group, member)
-        self._book.audit(group, np.zeros(len(group), np.bool_))
+        self._book.spoil(group)
         return self._close(np.unique(group))
 
     def _close(self, group: Ints) -> Ints:
@@ -222,6 +223,7 @@ class _Book:
             "stopped": (False, np.bool_, (width,)),
             "answer": (NO_ANSWER, np.int32, (width,)),
             "keep": (1, np.int32, ()),
+            "drawn": (False, np.bool_, ()),
             "audited": (False, np.bool_, ()),
         }
         self._arrays = {name: SlotArray(*spec) for name, spec in members.items()}
@@ -259,8 +261,12 @@ class _Book:
         known: Bools = there & present[at] & ~self._arrays["stopped"].values[at]
         return known
 
-    def audit(self, group: Ints, audited: Bools) -> None:
-        self._arrays["audited"].values[group] = audited
+    def draw(self, group: Ints, audited: Bools) -> None:
+        for name in ("drawn", "audited"):
+            self._arrays[name].values[group] = audited
+
+    def spoil(self, group: Ints) -> None:
+        self._arrays["audited"].values[group] = False
 
     def note(self, candidates: Candidates, checks: NDArray[np.int64]) -> None:
         at = (candidates.group, candidates.member)
@@ -272,11 +278,12 @@ class _Book:
         passed = np.searchsorted(checks, last, side="right").astype(np.int32)
         values["num_passed"][at] = passed
         ends = candidates.finished
+        score = np.where(np.isfinite(candidates.score), candidates.score, np.nan)
         values["finished"][at] |= ends
-        values["final"][at] = np.where(ends, candidates.score, values["final"][at])
+        values["final"][at] = np.where(ends, score, values["final"][at])
         goes_on = ~ends & (passed > 0)
         place = (candidates.group[goes_on], candidates.member[goes_on], passed[goes_on] - 1)
-        values["score"][place] = candidates.score[goes_on]
+        values["score"][place] = score[goes_on]
 
     def stop(self, group: Ints, member: NDArray[np.integer]) -> None:
         stopped = self._arrays["stopped"].values

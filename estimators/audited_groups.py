@@ -35,7 +35,7 @@ class AuditedGroups:
 
     Attributes:
         unit: (C,) of surprise.
-        mean_tokens: mean length of a finished member.
+        tokens_left: (C,) mean tokens that members which passed a checkpoint had before them.
     """
 
     def __init__(self, reward: PartialReward, checks: NDArray[np.int64], tie: float) -> None:
@@ -48,7 +48,7 @@ class AuditedGroups:
         self._lost: Bools = np.zeros((0, len(_LEVELS)), np.bool_)
         self._saved: Floats = np.zeros(len(_LEVELS))
         self.unit: Floats = np.ones(len(checks))
-        self.mean_tokens = 0.0
+        self.tokens_left: Floats = np.zeros(len(checks))
 
     @property
     def num_groups(self) -> int:
@@ -81,7 +81,10 @@ class AuditedGroups:
         usual = np.quantile(least, _UNIT_QUANTILE, axis=1)
         self.unit = np.maximum(usual + usual.mean(), _LEAST_UNIT)
         self._lost, self._saved = self._play_all(pairs, self._final, self._tokens)
-        self.mean_tokens = float(np.nanmean(self._tokens))
+        left = self._tokens[:, :, None] - self._checks
+        longer = left > 0.0
+        total = np.where(longer, left, 0.0).sum(axis=(0, 1))
+        self.tokens_left = total / np.maximum(longer.sum(axis=(0, 1)), 1)
 
     def first_median(self) -> float:
         """Median score at the first checkpoint; NaN where none is known."""

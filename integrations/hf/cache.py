@@ -162,6 +162,7 @@ class RowCache(DynamicCache):
 
     Attributes:
         longest: columns that any row uses; who calls lowers it when rows have left.
+        num_used: first rows that stay whatever the others need; who calls sets it.
     """
 
     layers: list[_RowLayer]
@@ -176,6 +177,7 @@ class RowCache(DynamicCache):
     ) -> None:
         super().__init__(config=model.config)
         self.longest = 0
+        self.num_used = 0
         self._most_rows = num_rows
         self._max_tokens = None if max_tokens is None else max_tokens * num_lanes
         if self._max_tokens is not None:
@@ -257,6 +259,7 @@ class RowCache(DynamicCache):
         """Make room for the first rows, `num_columns` of them in use beside those that were."""
         place = self._place
         self.longest = max(self.longest, num_columns)
+        num_rows = max(num_rows, self.num_used)
         if num_columns <= place.capacity and num_rows <= place.max_rows:
             return
         if self._max_tokens is None:

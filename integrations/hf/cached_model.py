@@ -58,6 +58,7 @@ class CachedModel:
         self.hidden = torch.empty(0)
         self.forward_s = 0.0
         self._keep_hidden = keep_hidden
+        self._num_lanes = num_lanes
         self._cache = RowCache(model, num_rows * num_lanes, capacity, num_lanes, max_tokens)
         self._takes_logits_to_keep = (
             "logits_to_keep" in inspect.signature(model.forward).parameters
@@ -151,6 +152,10 @@ class CachedModel:
     def move_rows(self, sources: Longs, targets: Longs) -> None:
         """Copy rows (m,) over others."""
         self._cache.move_rows(sources, targets)
+
+    def use_rows(self, num_texts: int) -> None:
+        """So many first texts are in use, and stay whatever the others need."""
+        self._cache.num_used = num_texts * self._num_lanes
 
     def keep_columns(self, longest: int) -> None:
         """No row uses more than so many columns any more."""

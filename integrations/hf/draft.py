@@ -119,6 +119,7 @@ class ModelDraft:
                 self._noted = True
                 note_absent(missing)
         self._seen = np.concatenate([self._seen, fresh])
+        self.cached.use_rows(len(self._seen))
         self._offset = np.concatenate([self._offset, offset])
         self.present = np.concatenate([self.present, present])
 
@@ -150,6 +151,7 @@ class ModelDraft:
         )
         for name in ("_seen", "_offset", "present"):
             setattr(self, name, getattr(self, name)[moves.order])
+        self.cached.use_rows(len(self._seen))
         self.cached.keep_columns(int(self._own(slice(None)).max(initial=0)))
         if self._viewed:
             old = {int(row): place for place, row in enumerate(moves.order)}

@@ -74,6 +74,8 @@ class Heats(Generic[Result]):
 
     def close(self) -> None:
         """Give up whatever is open, after an error."""
+        members = [m.number for entry in self._schedule.open.values() for m in entry.heat.members]
+        self._forget(members)
         self._schedule.drop()
 
     @property

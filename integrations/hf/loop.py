@@ -131,6 +131,7 @@ class Decoding:
                 prompts.seeds,
                 prompts.num_before,
             )
+            self._target.use_rows(texts.num_rows)
             self._processors.add(prompts.processors, count)
             self._drafts.add(rows, prompts.images)
             self._slots = np.concatenate([self._slots, self._governor.admit(count)])
@@ -176,6 +177,7 @@ class Decoding:
         self._governor.release(self._slots[texts.finished])
         moves = texts.leave()
         self._target.move_rows(moves.sources, moves.targets)
+        self._target.use_rows(texts.num_rows)
         self._target.keep_columns(int(texts.num_own.max(initial=0)))
         self._slots = self._slots[moves.order]
         self._processors.keep(moves.order)

@@ -116,7 +116,8 @@ class Rivals:
     def leave(self, names: Iterable[str]) -> None:
         """The frontend ends these requests: a stop string was found, or the client went away.
 
-        It says not which. A client that goes away takes all of a group along.
+        It says not which. A client that goes away takes along all of a group that go on. Where one
+        alone does, and has stop strings, that is taken for its end.
         """
         if not self._rivals:
             return
@@ -129,7 +130,7 @@ class Rivals:
         for rival in gone:
             bout = rival.bout
             others = any(other.name in self._rivals for other in bout.rivals)
-            if rival.ends_on_text and others:
+            if rival.ends_on_text and (others or len(gone) == 1):
                 rival.end()
                 self._late.append(rival)
             elif bout.number is not None:

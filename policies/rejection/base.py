@@ -69,7 +69,9 @@ class Groups:
         stopped: (G, N) whether it was stopped.
         answer: (G, N) number of the answer that it gave among the group's different ones, -1
             where it gave none yet.
-        audited: (G,) whether nobody of the group is stopped, to learn from.
+        drawn: (G,) whether it was drawn for an audit.
+        audited: (G,) whether nobody of the group is stopped, to learn from: as drawn, unless the
+            host gave up some of its members.
     """
 
     keep: Ints
@@ -81,6 +83,7 @@ class Groups:
     finished: Bools
     stopped: Bools
     answer: Ints
+    drawn: Bools
     audited: Bools
 
     @property
@@ -129,7 +132,6 @@ class RejectionPolicy:
     # Whether a group is judged only once all its members that go on have passed the checkpoint of
     # the one that is furthest behind; hosts then let the others wait.
     waits: ClassVar[bool] = False
-    answers: ClassVar[bool] = False  # whether it needs to know which answers agree
     scores: ClassVar[bool] = True  # whether it needs scores
 
     def __init__(self, settings: Any, rng: np.random.Generator) -> None:

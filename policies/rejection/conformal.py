@@ -42,7 +42,7 @@ class ConformalSettings(RejectionSettings):
     policy: Literal["conformal"] = "conformal"
     risk: float = Field(
         default=0.05,
-        gt=0.0,
+        ge=0.01,
         le=0.5,
         description="Largest probability that the candidate is stopped which would have won.",
     )
@@ -52,8 +52,9 @@ class ConformalSettings(RejectionSettings):
     value_of_winning: float | None = Field(
         default=None,
         gt=0.0,
-        description="What a win is worth, in tokens; candidates whose chance of it is worth more "
-        "than they still cost are spared. Left out, the risk alone decides.",
+        description="What a win is worth, in tokens; candidates are spared where it times the "
+        "exponential of minus their surprise is more than what they still cost. Left out, the "
+        "risk alone decides.",
     )
 
 
@@ -94,7 +95,7 @@ class Conformal(RejectionPolicy):
         self._risk = settings.risk
         self._threshold = np.inf
         self._saved = 0.0
-        self._num_drawn = self._num_audited = self._fit_at = 0
+        self._under_way = self._num_audited = self._fit_at = 0  # audits
         self._drift = DriftDetector(_FALSE_DRIFTS)
         self._median = np.nan  # of scores at the first checkpoint
         self._lost: list[bool] = []  # by the threshold then in force, of the latest audits
@@ -104,14 +105,13 @@ class Conformal(RejectionPolicy):
 
     def audits(self, num_groups: int) -> Bools:
         """As many as are needed, those on their way included, then a share drawn at random."""
-        under_way = self._num_drawn - self._num_audited
-        missing = 2.0 / self.settings.risk - self._audited.num_groups - under_way
+        missing = 2.0 / self.settings.risk - self._audited.num_groups - self._under_way
         share = _ALARMED_SHARE if self._alarmed_left > 0 else _AUDIT_SHARE
         drawn: Bools = self.rng.random(num_groups) < share
         drawn |= np.arange(num_groups) < missing
         if missing <= 0:
             self._alarmed_left = max(self._alarmed_left - num_groups, 0)
-        self._num_drawn += int(drawn.sum())
+        self._under_way += int(drawn.sum())
         return drawn
 
     def decide(self, groups: Groups, load: Load) -> Bools:
@@ -132,15 +132,17 @@ class Conformal(RejectionPolicy):
         worse = surprise / self._audited.unit[check] > self._threshold
         value = self.settings.value_of_winning
         if value is not None:
-            left = np.maximum(self._audited.mean_tokens - groups.num_tokens[group, member], 0.0)
+            left = self._audited.tokens_left[check]
             worse &= np.exp(-surprise) * value < load.token_price * left
         stop[group, member] = worse
         return stop
 
     def learn(self, groups: Groups) -> None:
         """Calibrate on those that were audited; all tell whether problems are what they were."""
+        self._under_way -= int(groups.drawn.sum())
         self._look_for_drift(groups.score[:, :, 0])
-        groups = groups.only(groups.audited)
+        # Of groups without a final score nobody can tell whether they would have been lost.
+        groups = groups.only(groups.audited & ~np.isnan(groups.final).all(axis=1))
         if len(groups.keep) == 0:
             return
         score = _with_ends(groups)

@@ -72,13 +72,12 @@ class Consensus(RejectionPolicy):
     steps stays below -logit(1 - confidence) and one step more: the mean of T groups of N members
     exceeds the budget by at most a share of (N / budget - 4 logit(1 - confidence)) / T, 0.14 for
     100 groups of 16, a budget of 8 and a confidence of 0.95. That holds for groups one after the
-    other. What groups that are open together, and samples that end at the same review, spend
-    beyond it the groups that follow make up for.
+    other in which somebody answers; others are left aside. What groups that are open together, and
+    samples that end at the same review, spend beyond it the groups that follow make up for.
     """
 
     Settings = ConsensusSettings
     settings: ConsensusSettings
-    answers = True
     scores = False
 
     def __init__(self, settings: ConsensusSettings, rng: np.random.Generator) -> None:
@@ -128,6 +127,8 @@ class Consensus(RejectionPolicy):
         budget = self.settings.mean_samples
         if budget is None:
             return
+        # What gave no answer could not have ended sooner, whatever is demanded.
+        samples = samples[_voting(groups).any(axis=1)]
         for moved in (_CORRECTION * (samples - budget) / budget).tolist():
             self._logit = max(self._logit + moved, self._least_logit)
 

@@ -35,7 +35,6 @@ class FirstFinish(RejectionPolicy):
 
     Settings = FirstFinishSettings
     settings: FirstFinishSettings
-    answers = True
     scores = False
 
     def decide(self, groups: Groups, load: Load) -> Bools:

@@ -110,7 +110,9 @@ def test_units_follow_what_winners_show() -> None:
 def test_only_the_latest_groups_are_kept() -> None:
     groups, _ = audited(*some(10, 4, 5))
     assert groups.num_groups == 10
-    assert 6 <= groups.mean_tokens <= LENGTH
+    tokens = some(10, 4, 5)[2]
+    left = [(tokens[tokens > check] - check).mean() for check in CHECKS]
+    np.testing.assert_allclose(groups.tokens_left, left)
     for seed in range(3):
         groups.add(*some(100, 9, seed))  # wider than before
     groups.fit()

@@ -49,6 +49,7 @@ def some_groups(
         finished=finished,
         stopped=stopped,
         answer=answer.astype(np.int32),
+        drawn=np.zeros(num_groups, np.bool_),
         audited=rng.random(num_groups) < 0.5,
     )
 
@@ -143,6 +144,7 @@ def tournament(score: np.ndarray, final: np.ndarray) -> Groups:
         finished=done,
         stopped=np.zeros(shape, np.bool_),
         answer=np.full(shape, -1, np.int32),
+        drawn=np.zeros(len(final), np.bool_),
         audited=np.ones(len(final), np.bool_),
     )
 

@@ -49,6 +49,7 @@ def group(keep: int = 1, checks: int = 16, **state: Any) -> Groups:
         finished=finished[None],
         stopped=stopped[None],
         answer=answer[None],
+        drawn=np.zeros(1, np.bool_),
         audited=np.zeros(1, np.bool_),
     )
 
