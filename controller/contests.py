@@ -290,4 +290,12 @@ class _Book:
         stopped[group, member] |= ~self._arrays["finished"].values[group, member]
 
     def groups(self, group: Ints) -> Groups:
-        return Groups(**{name: array.values[group] for name, array in self._arrays.items()})
+        # As wide as the widest of these: others may have many more members.
+        width = int(self._arrays["present"].values[group].sum(axis=1).max(initial=1))
+        return Groups(
+            **{
+                name: values[:, :width] if values.ndim > 1 else values
+                for name, array in self._arrays.items()
+                for values in [array.values[group]]
+            }
+        )
