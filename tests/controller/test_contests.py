@@ -160,10 +160,10 @@ def test_a_number_that_is_used_again_owes_nothing_to_the_group_before() -> None:
     seen = last_seen()
     assert seen.present[0].tolist() == [True, True]
     assert seen.keep.tolist() == [2]
-    assert seen.answer[0].tolist() == [NO_ANSWER] * 3
+    assert seen.answer[0].tolist() == [NO_ANSWER] * 2
     assert not seen.finished.any()
     assert np.isnan(seen.final).all()
-    assert seen.num_tokens[0].tolist() == [4, 0, 0]
+    assert seen.num_tokens[0].tolist() == [4, 0]
 
 
 def test_a_group_ends_once_and_is_learned_from() -> None:
