@@ -16,7 +16,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from os.path import commonprefix
 
 import numpy as np
 
@@ -149,11 +148,6 @@ def first_wrong_step(problem: Problem, text: str) -> int | None:
     """Number of the first step with an error, from 0; None if there is none."""
     labels = right_prefixes(problem, text)
     return None if all(labels) else labels.index(False)
-
-
-def right_characters(problem: Problem, text: str) -> int:
-    """Number of characters before the first error."""
-    return len(commonprefix([text, problem.solution]))
 
 
 def _expression(value: int, operations: Sequence[tuple[str, int]]) -> str:

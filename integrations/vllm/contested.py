@@ -39,7 +39,7 @@ class Contested:
 
     def add_request(self, request: Any, *args: Any, **kwargs: Any) -> Any:
         """As the scheduler's own."""
-        result = super().add_request(request, *args, **kwargs)  # type: ignore[misc]
+        result = super().add_request(request, *args, **kwargs)
         self.rivals.add(request)
         return result
 
@@ -47,9 +47,7 @@ class Contested:
         self, request_ids: Any, finished_status: Any, *args: Any, **kwargs: Any
     ) -> Any:
         """As the scheduler's own."""
-        gone = super().finish_requests(  # type: ignore[misc]
-            request_ids, finished_status, *args, **kwargs
-        )
+        gone = super().finish_requests(request_ids, finished_status, *args, **kwargs)
         self.rivals.leave([request.request_id for request in gone])
         return gone
 
@@ -57,7 +55,7 @@ class Contested:
         self, scheduler_output: Any, model_runner_output: Any, *args: Any, **kwargs: Any
     ) -> Any:
         """As the scheduler's own, with an end for everyone who is stopped."""
-        answers = super().update_from_output(  # type: ignore[misc]
+        answers = super().update_from_output(
             scheduler_output, model_runner_output, *args, **kwargs
         )
         try:
@@ -75,20 +73,22 @@ class ContestedAlone(Contested):
 
     Attributes:
         publisher: that shows it.
+        running: the scheduler's own requests that run.
     """
 
     publisher: Publisher
+    running: list[Any]
 
     def update_from_output(self, *args: Any, **kwargs: Any) -> Any:
         """As the scheduler's own."""
         answers = super().update_from_output(*args, **kwargs)
-        if self.publisher.wanted or not self.running:  # type: ignore[attr-defined]
+        if self.publisher.wanted or not self.running:
             self.publisher.publish(_status(self.rivals))
         return answers
 
     def shutdown(self) -> None:
         """As the scheduler's own."""
-        super().shutdown()  # type: ignore[misc]
+        super().shutdown()
         self.publisher.publish(_status(self.rivals))
         self.publisher.close()
 
