@@ -1,0 +1,1 @@
+"""Policies that set the hardware: clocks, power, threads, batch limits, one a file."""
