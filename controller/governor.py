@@ -4,13 +4,22 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from flyball.controller.beliefs import Beliefs
 from flyball.controller.contests import Contests
-from flyball.controller.contract import Cost, DraftInfo, HostInfo, Offer, Outcomes, Plan
+from flyball.controller.contract import (
+    Cost,
+    DraftInfo,
+    HostInfo,
+    Limits,
+    Offer,
+    Outcomes,
+    Plan,
+)
 from flyball.controller.cost_table import CostTable
 from flyball.controller.ensemble import Ensemble
 from flyball.controller.guard import (
@@ -33,7 +42,7 @@ from flyball.controller.steps import Step, Steps
 from flyball.estimators.slots import SlotPool
 from flyball.policies.length.base import RoundResult, View
 
-__all__ = ["Cost", "DraftInfo", "Governor", "HostInfo", "Offer", "Outcomes", "Plan"]
+__all__ = ["Cost", "DraftInfo", "Governor", "HostInfo", "Limits", "Offer", "Outcomes", "Plan"]
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int32]
@@ -60,6 +69,7 @@ class Governor:
     Attributes:
         num_steps: steps that were planned; the id of the last.
         contests: groups of candidates that compete, for searches.
+        limits: within which it plans, and its host admits.
     """
 
     def __init__(
@@ -76,6 +86,7 @@ class Governor:
         self._pool = SlotPool()
         self._seat = Seat(policy, host, self._pool)
         self.num_steps = 0
+        self.limits = Limits()
         self._steps = Steps(host.feedback_delay)
         self._ensemble: Ensemble | None = None
         if host.num_members and policy.ensemble is not None:
@@ -228,6 +239,8 @@ class Governor:
             for offer in offers:
                 check_draft(self._host, offer.draft, steps=False)
             offers = self._guard.sound_offers(offers, len(slots))
+        if self.limits.draft_len is not None:
+            offers, room = self._limited(self.limits.draft_len, offers, room, len(slots))
         started = self._clock()
         try:
             look = self._beliefs.look(slots, batch_size or len(slots), offers, room)
@@ -243,6 +256,18 @@ class Governor:
         step.decision_s = self._clock() - started
         step.planned = plan.draft_len
         return plan
+
+    def _limited(
+        self, draft_len: int, offers: Sequence[Offer], room: Ints | None, num_requests: int
+    ) -> tuple[list[Offer], Ints]:
+        """Offers and room where no draft may be longer, so that policies weigh what can be."""
+        if room is None:
+            num_stepping = sum(draft.steps for draft in self._host.drafts)
+            room = np.full((num_stepping, num_requests), self.max_draft_len, np.int32)
+        offers = [
+            replace(offer, draft_len=np.minimum(offer.draft_len, draft_len)) for offer in offers
+        ]
+        return offers, np.minimum(room, draft_len)
 
     def _decide(self, look: Look) -> Plan:
         if self._seat.policy is None:

@@ -117,8 +117,10 @@ class Decoding:
     def _admit(self) -> bool:
         """Fill free rows from the queue and settle the first token of each text read anew."""
         texts, before = self._texts, len(self._slots)
-        unread: list[Longs] = []
-        while texts.num_rows < texts.max_rows and self._queue:
+        most, unread = texts.max_rows, list[Longs]()
+        if self._governor.limits.batch_size is not None:
+            most = min(most, max(self._governor.limits.batch_size, 1))
+        while texts.num_rows < most and self._queue:
             prompts = self._queue.popleft()()
             count = len(prompts.tokens)
             request = self._num_requests + np.arange(count)
