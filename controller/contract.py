@@ -96,20 +96,6 @@ class Offer:
     strength: Ints
 
 
-@dataclass
-class Limits:
-    """What whoever sets the hardware allows, for now; hosts and plans keep to it from then on.
-
-    Attributes:
-        batch_size: requests that decode at a time; those that already do go on. None for as many
-            as the host takes.
-        draft_len: tokens that may be drafted at a time; None for as many as the policy likes.
-    """
-
-    batch_size: int | None = None
-    draft_len: int | None = None
-
-
 @dataclass(frozen=True)
 class Wanted:
     """What an ensemble's policy wants of a round.

@@ -4,22 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from flyball.controller.beliefs import Beliefs
 from flyball.controller.contests import Contests
-from flyball.controller.contract import (
-    Cost,
-    DraftInfo,
-    HostInfo,
-    Limits,
-    Offer,
-    Outcomes,
-    Plan,
-)
+from flyball.controller.contract import Cost, DraftInfo, HostInfo, Offer, Outcomes, Plan
 from flyball.controller.cost_table import CostTable
 from flyball.controller.ensemble import Ensemble
 from flyball.controller.guard import (
@@ -33,6 +24,7 @@ from flyball.controller.guard import (
     check_stops,
 )
 from flyball.controller.history import History
+from flyball.controller.limits import Limits
 from flyball.controller.look import Look
 from flyball.controller.policy_file import PolicyFile
 from flyball.controller.recording import open_recording
@@ -42,7 +34,7 @@ from flyball.controller.steps import Step, Steps
 from flyball.estimators.slots import SlotPool
 from flyball.policies.length.base import RoundResult, View
 
-__all__ = ["Cost", "DraftInfo", "Governor", "HostInfo", "Limits", "Offer", "Outcomes", "Plan"]
+__all__ = ["Cost", "DraftInfo", "Governor", "HostInfo", "Offer", "Outcomes", "Plan"]
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int32]
@@ -239,8 +231,7 @@ class Governor:
             for offer in offers:
                 check_draft(self._host, offer.draft, steps=False)
             offers = self._guard.sound_offers(offers, len(slots))
-        if self.limits.draft_len is not None:
-            offers, room = self._limited(self.limits.draft_len, offers, room, len(slots))
+        offers, room = self.limits.bound_drafts(self._host, offers, room, len(slots))
         started = self._clock()
         try:
             look = self._beliefs.look(slots, batch_size or len(slots), offers, room)
@@ -257,17 +248,13 @@ class Governor:
         step.planned = plan.draft_len
         return plan
 
-    def _limited(
-        self, draft_len: int, offers: Sequence[Offer], room: Ints | None, num_requests: int
-    ) -> tuple[list[Offer], Ints]:
-        """Offers and room where no draft may be longer, so that policies weigh what can be."""
-        if room is None:
-            num_stepping = sum(draft.steps for draft in self._host.drafts)
-            room = np.full((num_stepping, num_requests), self.max_draft_len, np.int32)
-        offers = [
-            replace(offer, draft_len=np.minimum(offer.draft_len, draft_len)) for offer in offers
-        ]
-        return offers, np.minimum(room, draft_len)
+    def token_price(self, batch_size: int) -> float:
+        """What one more row's token costs in a batch, in tokens: from 0 to 1; see `Load`."""
+        try:
+            return self._beliefs.token_price(batch_size)
+        except Exception as error:
+            self._fail(error)
+            return 1.0
 
     def _decide(self, look: Look) -> Plan:
         if self._seat.policy is None:

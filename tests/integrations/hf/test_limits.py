@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from hf_texts import random_models, random_rows
 
-from flyball.controller.contract import Limits
+from flyball.controller.limits import Limits
 from flyball.integrations.hf import govern
 from flyball.integrations.hf.stats import RoundStats
 
