@@ -33,3 +33,15 @@ class SpaceError(FlyballError, ValueError):
 
 class TuneError(FlyballError, ValueError):
     """A tuning cannot go on."""
+
+
+class HardwareError(FlyballError, RuntimeError):
+    """A device cannot be set, read or put back."""
+
+
+class DeviceBusyError(HardwareError):
+    """Another governor holds the device."""
+
+
+class HardwarePermissionError(HardwareError, PermissionError):
+    """The right to set a device is missing."""
