@@ -44,4 +44,8 @@ class DeviceBusyError(HardwareError):
 
 
 class HardwarePermissionError(HardwareError, PermissionError):
-    """The right to set a device is missing."""
+    """The right to set a device is missing; nothing was changed."""
+
+
+class NotSupportedError(HardwareError):
+    """A device, or its driver, does not do this; nothing was changed."""

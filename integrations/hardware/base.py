@@ -5,19 +5,16 @@ from __future__ import annotations
 import logging
 import os
 import threading
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Protocol, Self
 
-from flyball.controller.errors import HardwareError
+from flyball.controller.errors import HardwareError, HardwarePermissionError, NotSupportedError
+from flyball.integrations.hardware.held import Held
 from flyball.integrations.hardware.lock import DeviceLock
-from flyball.integrations.hardware.orders import Order
-from flyball.integrations.hardware.watchdog import Watchdog
+from flyball.integrations.hardware.orders import Undo
 from flyball.policies.throttle.space import Knob, Space, Value
-
-Undo = Callable[[], None]
 
 logger = logging.getLogger(__name__)
 
@@ -51,16 +48,6 @@ class Lever(Protocol):
         """What puts back what is in force now: `Order`s where it outlives this process."""
 
 
-@dataclass(frozen=True)
-class _Held:
-    """A device that was changed, or is about to be."""
-
-    pid: int
-    lock: DeviceLock
-    undos: tuple[Undo, ...]
-    watchdog: Watchdog | None
-
-
 class LeverActuator:
     """An actuator made of levers; see `controller.hardware.Actuator`.
 
@@ -91,7 +78,7 @@ class LeverActuator:
         self._levers = {lever.knob.name: lever for lever in levers}
         self._lock_dir = lock_dir
         self._set: dict[str, Value] = {}
-        self._held: _Held | None = None
+        self._held: Held | None = None
         self._turn = threading.RLock()
 
     @property
@@ -126,12 +113,8 @@ class LeverActuator:
             if self.dry_run:
                 logger.info("%s: dry run, would set %s", self.device, changed)
                 return changed
-            if changed:
-                self._hold()
             for name, value in changed.items():
-                self._set.pop(name, None)  # unknown, if it fails
-                self._levers[name].write(value)
-                self._set[name] = value
+                self._write(name, value)
         return changed
 
     def _check(self, name: str, value: Value) -> None:
@@ -147,22 +130,30 @@ class LeverActuator:
     def _is_new(self, name: str, value: Value) -> bool:
         return name not in self._set or self._set[name] != value
 
-    def _hold(self) -> None:
-        """Take the device, unless it is held."""
-        held = self._held
-        if held is not None and (held.watchdog is None or held.watchdog.alive):
-            return
-        if held is None:
+    def _write(self, name: str, value: Value) -> None:
+        held = self._hold()
+        fresh = name not in held.touched
+        held.touch(name)
+        self._set.pop(name, None)  # unknown, if it fails
+        try:
+            self._levers[name].write(value)
+        except (HardwarePermissionError, NotSupportedError):
+            if fresh:
+                held.spare(name)
+            raise
+        self._set[name] = value
+
+    def _hold(self) -> Held:
+        """The device, locked."""
+        if self._held is None:
             lock = DeviceLock(self.device, self._lock_dir)
             try:
-                undos = tuple(undo for lever in self._levers.values() for undo in lever.undos())
+                undos = {name: lever.undos() for name, lever in self._levers.items()}
             except BaseException:
                 lock.release()
                 raise
-            lock.note([undo for undo in undos if isinstance(undo, Order)])
-            held = self._held = _Held(os.getpid(), lock, undos, None)
-        if any(isinstance(undo, Order) for undo in held.undos):
-            self._held = _Held(held.pid, held.lock, held.undos, Watchdog(held.lock.fd))
+            self._held = Held(os.getpid(), lock, undos)
+        return self._held
 
     def read(self) -> dict[str, Value]:
         """What the device shows now, knobs by name.
@@ -182,18 +173,9 @@ class LeverActuator:
             held = self._held
             if held is None or held.pid != os.getpid():
                 return  # a forked process has no part in it
-            failed: list[tuple[Undo, Exception]] = []
-            for undo in reversed(held.undos):
-                try:
-                    undo()
-                except Exception as error:
-                    failed.append((undo, error))
+            failed = held.put_back()
             self._held = None
             self._set.clear()
-            # Not before all is put back: whoever interrupts this leaves it to the watchdog.
-            if held.watchdog is not None:
-                held.watchdog.dismiss()
-            held.lock.release([undo for undo, _ in failed[::-1] if isinstance(undo, Order)])
         if failed:
             reasons = "; ".join(str(error) for _, error in failed)
             raise HardwareError(f"{self.device}: could not be put back as it was: {reasons}")

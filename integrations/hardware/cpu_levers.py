@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from flyball.integrations.hardware.base import Undo
+from flyball.integrations.hardware.orders import Undo
 from flyball.policies.throttle.space import Knob, Value
 
 _TASKS = Path("/proc/self/task")

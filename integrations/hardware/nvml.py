@@ -12,16 +12,11 @@ from pathlib import Path
 
 import numpy as np
 
-from flyball.controller.errors import HardwareError
-from flyball.integrations.hardware.base import Lever, LeverActuator, Undo
+from flyball.controller.errors import HardwareError, NotSupportedError
+from flyball.integrations.hardware.base import Lever, LeverActuator
 from flyball.integrations.hardware.lock import settle
-from flyball.integrations.hardware.nvml_library import (
-    NEEDED_RIGHT,
-    Gpu,
-    NotSupportedError,
-    may_set,
-)
-from flyball.integrations.hardware.orders import PutBackPowerLimit, UnlockClocks
+from flyball.integrations.hardware.nvml_library import NEEDED_RIGHT, Gpu, may_set
+from flyball.integrations.hardware.orders import PutBackPowerLimit, Undo, UnlockClocks
 from flyball.policies.throttle.space import Knob, Value
 
 KNOBS = ("graphics_clock_mhz", "memory_clock_mhz", "power_limit_w")

@@ -8,14 +8,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from flyball.controller.errors import HardwareError, HardwarePermissionError
+from flyball.controller.errors import HardwareError, HardwarePermissionError, NotSupportedError
 
 NEEDED_RIGHT = "root, or the capability SYS_ADMIN (CAP_SYS_ADMIN; docker --cap-add SYS_ADMIN)"
 _CAP_SYS_ADMIN = 21
-
-
-class NotSupportedError(HardwareError):
-    """This GPU, or its driver, does not do this."""
 
 
 def start_nvml() -> Any:

@@ -13,8 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from flyball.controller.errors import HardwareError, HardwarePermissionError
-from flyball.integrations.hardware.base import Undo
-from flyball.integrations.hardware.orders import WriteFile
+from flyball.integrations.hardware.orders import Undo, WriteFile
 from flyball.policies.throttle.space import Knob, Value
 
 _NUM_STEPS = 9  # values, where the kernel names only the ends
