@@ -29,11 +29,8 @@ class Actuator(Protocol):
     def capabilities(self) -> Space:
         """What can be set; always the same."""
 
-    def apply(self, named: Mapping[str, Value]) -> Mapping[str, Value]:
+    def apply(self, named: Mapping[str, Value], /) -> object:
         """Set knobs by name, all or some of them.
-
-        Returns:
-            What was changed; in a dry run, what would have been.
 
         Raises:
             HardwareError: in one line; some knobs may have been set by then.
