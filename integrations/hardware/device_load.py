@@ -1,0 +1,129 @@
+"""How load becomes latency: batches, waiting, and the tail of token latencies."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import ndtr
+
+from flyball.integrations.hardware.device_spec import DeviceSpec
+from flyball.integrations.hardware.device_work import Work
+from flyball.policies.throttle.base import Context
+
+Floats = NDArray[np.float64]
+
+STRETCH_TOKENS = 16  # over which a reader's seconds per token are taken
+QUANTILE = 0.99
+FLUCTUATION = 0.8  # standard deviations of the requests in flight that the tail of tokens sees
+WAIT_VARIATION = 1.15  # 4.6 (to the 99% quantile) x 0.25 (arrivals more even than Poisson's)
+FULL = 0.97  # utilisation from which the queue counts as growing
+OVERLOAD_S = 30.0  # that an overload lasts, for its steady latency to be finite
+
+
+@dataclass(frozen=True)
+class Crowd:
+    """Requests (S,) at a device.
+
+    Attributes:
+        running: decode together, on average.
+        crowded: decode together in the busiest hundredth of the time.
+        backlog: requests in flight over those that run, then.
+        gather_s: that a request waits for its batch to fill.
+    """
+
+    running: Floats
+    crowded: Floats
+    backlog: Floats
+    gather_s: Floats
+
+
+def crowd_of(spec: DeviceSpec, work: Work, batch_size: Floats, context: Context) -> Crowd:
+    """Who decodes together under a limit, or a batch, of batch_size (S,) requests.
+
+    Continuous batching runs all in flight up to the limit; the rest waits. Static batching
+    waits until `batch_size` requests are there, which takes (batch_size - in flight) / arrivals.
+    Neither runs more than the memory holds.
+    """
+    free = max(spec.memory_bytes * 0.92 - work.held_bytes, work.bytes_per_request)
+    limit = np.minimum(batch_size, np.floor(free / work.bytes_per_request))
+    asked = np.full_like(limit, context.batch_size)
+    if spec.gathers:
+        requests_per_s = context.tokens_per_s / work.answer_len
+        gather_s = np.maximum(limit - asked, 0.0) / requests_per_s
+        return Crowd(limit, limit, np.maximum(asked / limit, 1.0), gather_s)
+    most = asked + FLUCTUATION * np.sqrt(asked)
+    crowded = np.minimum(most, limit)
+    return Crowd(np.minimum(asked, limit), crowded, most / crowded, np.zeros_like(limit))
+
+
+def wait_s(service_s: Floats, load: Floats, running: Floats) -> Floats:
+    """Seconds (S,) per token that a request waited to be let in, at the 99% quantile.
+
+    Sakasegawa's approximation for a queue with `running` servers (Annals of the Institute of
+    Statistical Mathematics 29, 1977), times the variation and the quantile's factor:
+
+        service x load^sqrt(2 (running + 1)) / (running x (1 - load)) x 1.15
+
+    Args:
+        service_s: (S,) seconds a token once let in.
+        load: (S,) tokens asked for over tokens that can be generated; counted up to 0.97.
+        running: (S,) requests at a time.
+    """
+    below = np.minimum(load, FULL)
+    wait: Floats = below ** np.sqrt(2.0 * (running + 1.0)) / (running * (1.0 - below))
+    return WAIT_VARIATION * service_s * wait
+
+
+def overload_s(load: Floats, work: Work) -> Floats:
+    """Seconds (S,) per token that a queue has grown to after an overload of 30 s."""
+    behind: Floats = np.maximum(1.0 - FULL / load, 0.0) * OVERLOAD_S / work.answer_len
+    return behind
+
+
+def spread(spec: DeviceSpec, variation: Floats, num_tokens: Floats, prefill: Floats) -> Floats:
+    """Standard deviation (S,) of the logarithm of a stretch's seconds per token.
+
+    Jitter of the machine, luck of acceptance over the rounds of a stretch, and prompts that are
+    read between rounds.
+
+    Args:
+        spec: the device.
+        variation: (S,) of a round's tokens, relative.
+        num_tokens: (S,) of a round.
+        prefill: (S,) share of the device's time that prompts take.
+    """
+    rounds = np.maximum(STRETCH_TOKENS / num_tokens, 1.0)
+    square = spec.jitter**2 + variation**2 / rounds + (0.3 * prefill) ** 2
+    deviation: Floats = np.sqrt(square)
+    return deviation
+
+
+def tail_factor(spec: DeviceSpec, deviation: Floats) -> Floats:
+    """The 99% quantile (S,) of latencies over their median, solved by bisection.
+
+    Latencies are log-normal with this deviation (S,); `tail_share` of them times `tail_factor`,
+    twice as spread.
+    """
+    unique, places = np.unique(deviation, return_inverse=True)
+    low, high = np.zeros_like(unique), np.full_like(unique, 4.0)
+    shift = np.log(spec.tail_factor)
+    for _ in range(50):
+        middle = (low + high) / 2.0
+        below = (1.0 - spec.tail_share) * ndtr(middle / unique)
+        below += spec.tail_share * ndtr((middle - shift) / (2.0 * unique))
+        low, high = (
+            np.where(below < QUANTILE, middle, low),
+            np.where(below < QUANTILE, high, middle),
+        )
+    factor: Floats = np.exp(high)[places]
+    return factor
+
+
+def draw_factors(spec: DeviceSpec, deviation: float, num: int, rng: np.random.Generator) -> Floats:
+    """Latencies (num,) over their median, drawn from that distribution."""
+    normal = rng.standard_normal(num) * deviation
+    stalled = rng.random(num) < spec.tail_share
+    logs: Floats = np.where(stalled, np.log(spec.tail_factor) + 2.0 * normal, normal)
+    return np.exp(logs)
