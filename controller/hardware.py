@@ -26,6 +26,10 @@ class Actuator(Protocol):
         They may be set from any thread; the others are set by the thread that decodes.
         """
 
+    @property
+    def dry_run(self) -> bool:
+        """Whether it only says what it would set."""
+
     def capabilities(self) -> Space:
         """What can be set; always the same."""
 

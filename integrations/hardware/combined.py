@@ -17,8 +17,12 @@ class Combined:
     Args:
         parts: whose knobs have different names.
 
+    Attributes:
+        dry_run: whether its parts only say what they would set.
+
     Raises:
-        HardwareError: two have a knob of the same name; in one line.
+        HardwareError: two have a knob of the same name, or some are in a dry run and some are
+            not; in one line.
     """
 
     def __init__(self, parts: Sequence[Actuator]) -> None:
@@ -29,6 +33,11 @@ class Combined:
         if twice is not None:
             raise HardwareError(f"expected knobs of different names, but got {twice} twice")
         self._names = names
+        # What a window showed would be taken for a setting that was in force in part.
+        runs = {part.dry_run for part in parts}
+        if len(runs) > 1:
+            raise HardwareError("expected all devices in a dry run or none, but got both")
+        self.dry_run = runs == {True}
 
     @property
     def device(self) -> str:

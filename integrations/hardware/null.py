@@ -13,6 +13,7 @@ class NullActuator:
 
     device = "nothing"
     slow_knobs: frozenset[str] = frozenset()
+    dry_run = False
 
     def capabilities(self) -> Space:
         """Nothing can be set."""
