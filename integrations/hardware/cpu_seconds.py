@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import resource
 import time
 from pathlib import Path
 
@@ -13,7 +14,7 @@ logger = logging.getLogger(__name__)
 
 
 class CpuSeconds:
-    """CPU time of all threads of this process.
+    """CPU time of all threads of this process, and of processes that it started and saw end.
 
     It knows what a thread costs that waits in a loop, and nothing of clocks: at a lower clock the
     same work takes more CPU seconds, and less energy.
@@ -23,7 +24,8 @@ class CpuSeconds:
 
     def energy_j(self) -> float:
         """CPU seconds since the process began."""
-        return time.process_time()
+        ended = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return time.process_time() + ended.ru_utime + ended.ru_stime
 
 
 def cpu_meter(sysfs: Path = Path("/sys")) -> RaplMeter | CpuSeconds:
