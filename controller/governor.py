@@ -59,6 +59,8 @@ class Governor:
 
     Attributes:
         num_steps: steps that were planned; the id of the last.
+        draft_len_limit: no plan is longer from now on, whatever the policy decides; None without
+            a limit.
         contests: groups of candidates that compete, for searches.
     """
 
@@ -76,6 +78,7 @@ class Governor:
         self._pool = SlotPool()
         self._seat = Seat(policy, host, self._pool)
         self.num_steps = 0
+        self.draft_len_limit: int | None = None
         self._steps = Steps(host.feedback_delay)
         self._ensemble: Ensemble | None = None
         if host.num_members and policy.ensemble is not None:
@@ -259,6 +262,8 @@ class Governor:
             draft_len = np.minimum(draft_len, choice.limit)
         else:
             draft_len[:] = min(round(float(draft_len.mean())), int(choice.limit.min()))
+        if self.draft_len_limit is not None:
+            draft_len = np.minimum(draft_len, self.draft_len_limit)
         return Plan(self.num_steps, draft_len, choice.draft)
 
     def stop(

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
+from flyball.controller.governor import Governor
 from flyball.integrations.hardware.base import LeverActuator
 from flyball.integrations.hardware.orders import Undo
 from flyball.policies.throttle.space import Knob, Value
@@ -76,3 +77,17 @@ def count_knob(name: str, most: int, least: int = 1, default: int | None = None)
     values = sorted({least, most, default} | {p for p in powers if least <= p <= most})
     place = values.index(default)
     return Knob(name, tuple(map(float, values)), "count", place, place)
+
+
+def draft_lever(governor: Governor) -> CallbackLever:
+    """The longest draft that a governor plans, 0 included; its policy decides below that."""
+    most = governor.max_draft_len
+
+    def limit(value: Value) -> None:
+        governor.draft_len_limit = int(value)
+
+    def in_force() -> Value:
+        limited = governor.draft_len_limit
+        return float(most if limited is None else limited)
+
+    return CallbackLever(count_knob("draft_len", most, least=0), in_force, limit)
