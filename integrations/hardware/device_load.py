@@ -43,16 +43,17 @@ def crowd_of(spec: DeviceSpec, work: Work, batch_size: Floats, context: Context)
     """Who decodes together under a limit, or a batch, of batch_size (S,) requests.
 
     Continuous batching runs all in flight up to the limit; the rest waits. Static batching
-    waits until `batch_size` requests are there, which takes (batch_size - in flight) / arrivals.
-    Neither runs more than the memory holds.
+    waits until `batch_size` requests are there, which takes (batch_size - in flight) / arrivals,
+    or until its patience ends. Neither runs more than the memory holds.
     """
     free = max(spec.memory_bytes * 0.92 - work.held_bytes, work.bytes_per_request)
     limit = np.minimum(batch_size, np.floor(free / work.bytes_per_request))
     asked = np.full_like(limit, context.batch_size)
-    if spec.gathers:
+    if spec.gather_s > 0:
         requests_per_s = context.tokens_per_s / work.answer_len
-        gather_s = np.maximum(limit - asked, 0.0) / requests_per_s
-        return Crowd(limit, limit, np.maximum(asked / limit, 1.0), gather_s)
+        gather_s = np.minimum(np.maximum(limit - asked, 0.0) / requests_per_s, spec.gather_s)
+        gathered = np.minimum(asked + gather_s * requests_per_s, limit)
+        return Crowd(gathered, gathered, np.maximum(asked / limit, 1.0), gather_s)
     most = asked + FLUCTUATION * np.sqrt(asked)
     crowded = np.minimum(most, limit)
     return Crowd(np.minimum(asked, limit), crowded, most / crowded, np.zeros_like(limit))
