@@ -23,7 +23,8 @@ from flyball.policies.throttle.base import Context, Goal, Window
 from flyball.policies.throttle.space import Floats, Places, Space
 
 NUM_SURFACES = 40
-WINDOW_S = 20.0
+WINDOW_S = (20.0, 120.0)  # of a try: as long as it takes to generate
+WINDOW_TOKENS = 2000.0
 SETTINGS = (1800, 12_500)  # that a surface has: clocks are thinned until they are few enough
 THINNED = (
     *((graphics, 1, cpu) for cpu in (1, 2) for graphics in (1, 2, 3, 4, 6)),
@@ -97,7 +98,7 @@ class Surface:
     space: Space
     goal: Goal
     context: Context
-    window_s: float = WINDOW_S
+    window_s: float
     _known: dict[Context, Steady] = field(default_factory=dict, init=False, repr=False)
 
     def truth(self, context: Context | None = None) -> Steady:
@@ -190,12 +191,13 @@ def draw_surface(seed: int) -> Surface:
     acceptance = float(rng.uniform(*ACCEPTANCE)) if drafted else 0.0
     probe = Context(1e-3, batch_size, acceptance)
     at_default = settings_of(spec, space, space.default[None], batch_size)
-    capacity = float(model.steady(at_default, probe).capacity[0])
-    context = Context(float(rng.uniform(*UTILISATION)) * capacity, batch_size, acceptance)
+    rate = float(model.steady(at_default, probe).rate[0])
+    context = Context(float(rng.uniform(*UTILISATION)) * rate, batch_size, acceptance)
     latency_s = float(model.steady(at_default, context).latency_s[0])
     goal = Goal(latency_slo_s=float(rng.uniform(*SLO_FACTOR)) * latency_s)
+    window_s = float(np.clip(WINDOW_TOKENS / context.tokens_per_s, *WINDOW_S))
     name = f"{spec.name} {target}{'+' + draft if draft else ''} #{seed}"
-    return Surface(name, model, space, goal, context)
+    return Surface(name, model, space, goal, context, window_s)
 
 
 def _draw_space(

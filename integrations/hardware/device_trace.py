@@ -53,7 +53,7 @@ def draw_day(
     share = np.minimum(wave * np.exp(0.04 * rng.standard_normal(num_windows)), BURST)
     lagged = np.convolve(share, np.full(3, 1 / 3), mode="full")[:num_windows]
     lagged[:2] = share[:2]
-    drift = np.cumsum(rng.standard_normal(num_windows)) * 0.01
+    drift = np.cumsum(rng.standard_normal(num_windows)) * 0.004
     acceptance = np.clip(peak.acceptance + drift - drift.mean(), 0.2, 0.95)
     acceptance = acceptance if peak.acceptance > 0 else np.zeros(num_windows)
     batch = np.maximum(np.floor(peak.batch_size * lagged), 1.0)
