@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +15,7 @@ from flyball.integrations.hardware.device_settings import settings_of
 from flyball.integrations.hardware.device_space import space_of
 from flyball.integrations.hardware.device_spec import DeviceSpec
 from flyball.integrations.hardware.device_specs import DEVICES
-from flyball.integrations.hardware.device_trace import Load
+from flyball.integrations.hardware.device_trace import BURST, Load
 from flyball.integrations.hardware.device_trace import draw_day as draw_loads
 from flyball.integrations.hardware.device_work import Work
 from flyball.integrations.hardware.simulated import SimulatedDevice
@@ -23,9 +23,13 @@ from flyball.policies.throttle.base import Context, Goal, Window
 from flyball.policies.throttle.space import Floats, Places, Space
 
 NUM_SURFACES = 40
-WINDOW_S = 20.0
-SETTINGS = (1800, 12_000)  # that a surface has: clocks are thinned until they are few enough
-THINNED = ((1, 1, 1), (2, 1, 1), (1, 1, 2), (2, 1, 2), (2, 2, 2), (3, 2, 2), (4, 2, 2), (4, 2, 3))
+WINDOW_S = (20.0, 120.0)  # of a try: as long as it takes to generate
+WINDOW_TOKENS = 2000.0
+SETTINGS = (1800, 12_500)  # that a surface has: clocks are thinned until they are few enough
+THINNED = (
+    *((graphics, 1, cpu) for cpu in (1, 2) for graphics in (1, 2, 3, 4, 6)),
+    *((graphics, memory, memory) for memory in (2, 3) for graphics in (2, 3, 4, 6)),
+)
 
 # Models that fit the device and answer faster than people read, more or less.
 TARGETS = {
@@ -34,11 +38,24 @@ TARGETS = {
     "Orin": ("0.5B", "1.1B", "1.5B", "3B", "8B"),
     "TX2": ("0.1B", "0.4B", "0.5B", "1.1B", "1.5B"),
 }
-SERVED_BATCH = (4.0, 8.0, 12.0, 16.0, 24.0, 32.0, 48.0, 64.0, 96.0)
+SERVED_BATCH = (4.0, 8.0, 16.0, 32.0, 64.0, 96.0)
 EDGE_BATCH = (1.0, 2.0, 4.0, 8.0, 16.0)
-DRAFT_LENS = (0.0, 1.0, 2.0, 3.0, 4.0, 6.0, 8.0)
+DRAFT_LENS = (0.0, 1.0, 2.0, 3.0, 4.0, 6.0)
 EDGE_DRAFT_LENS = (0.0, 1.0, 2.0, 4.0, 6.0)
 DEFAULT_DRAFTS = (0.0, 2.0, 4.0)
+
+AMBIENT_C = (18.0, 42.0)
+PARTS = {  # factors on a device's constants
+    "dynamic_w": (0.92, 1.08),
+    "leak_w": (0.75, 1.35),
+    "stall_activity": (0.85, 1.15),
+    "core_bandwidth": (0.90, 1.12),
+    "roof_exponent": (0.75, 1.35),
+    "layer_s": (0.80, 1.25),
+    "host_s": (0.65, 1.45),
+    "resistance_c_per_w": (0.80, 1.45),
+    "jitter": (0.70, 1.60),
+}
 
 DRAFTED_SHARE = 0.65  # of the surfaces whose target has a draft
 POWER_SHARE = 0.4  # of them can set a power limit
@@ -50,6 +67,7 @@ ANSWER_LEN = (64.0, 512.0)
 SERVED_REQUESTS = (2.0, 64.0)
 EDGE_REQUESTS = (1.0, 2.0, 4.0, 8.0)
 UTILISATION = (0.15, 0.80)  # of the default setting
+CAP_FACTOR = (0.45, 0.85)  # times the power of the default setting under full load
 SLO_FACTOR = (1.1, 2.5)  # times the latency of the default setting, the fastest clocks
 
 
@@ -80,8 +98,8 @@ class Surface:
     space: Space
     goal: Goal
     context: Context
-    window_s: float = WINDOW_S
-    _known: dict[Context, Steady] = field(default_factory=dict, repr=False)
+    window_s: float
+    _known: dict[Context, Steady] = field(default_factory=dict, init=False, repr=False)
 
     def truth(self, context: Context | None = None) -> Steady:
         """What every setting of the grid comes to, exactly."""
@@ -151,8 +169,8 @@ def keeps(truth: Steady, goal: Goal) -> NDArray[np.bool_]:
 def draw_surface(seed: int) -> Surface:
     """A surface of this seed; devices take turns, all else is drawn."""
     rng = np.random.default_rng([seed, 20])
-    spec = list(DEVICES.values())[seed % len(DEVICES)]
-    edge = spec.gathers
+    spec = vary(list(DEVICES.values())[seed % len(DEVICES)], rng)
+    edge = spec.gather_s > 0
     target = str(rng.choice(TARGETS[spec.name]))
     drafted = rng.random() < DRAFTED_SHARE and target in DRAFTS
     draft = DRAFTS[target] if drafted else None
@@ -173,19 +191,20 @@ def draw_surface(seed: int) -> Surface:
     acceptance = float(rng.uniform(*ACCEPTANCE)) if drafted else 0.0
     probe = Context(1e-3, batch_size, acceptance)
     at_default = settings_of(spec, space, space.default[None], batch_size)
-    capacity = float(model.steady(at_default, probe).capacity[0])
-    context = Context(float(rng.uniform(*UTILISATION)) * capacity, batch_size, acceptance)
+    rate = float(model.steady(at_default, probe).rate[0])
+    context = Context(float(rng.uniform(*UTILISATION)) * rate, batch_size, acceptance)
     latency_s = float(model.steady(at_default, context).latency_s[0])
     goal = Goal(latency_slo_s=float(rng.uniform(*SLO_FACTOR)) * latency_s)
+    window_s = float(np.clip(WINDOW_TOKENS / context.tokens_per_s, *WINDOW_S))
     name = f"{spec.name} {target}{'+' + draft if draft else ''} #{seed}"
-    return Surface(name, model, space, goal, context)
+    return Surface(name, model, space, goal, context, window_s)
 
 
 def _draw_space(
     rng: np.random.Generator, spec: DeviceSpec, drafted: bool, default_batch: float
 ) -> Space:
     """Which knobs there are, and as many of their clocks as make a space of fair size."""
-    edge = spec.gathers
+    edge = spec.gather_s > 0
     default_draft = float(rng.choice(DEFAULT_DRAFTS)) if drafted else 0.0
     power_limits = bool(rng.random() < POWER_SHARE) or not (edge or drafted)
     backends = bool(rng.random() < BACKEND_SHARE)
@@ -205,15 +224,37 @@ def _draw_space(
     return space
 
 
+def draw_capped(seed: int) -> Surface:
+    """That surface with more load than it can serve: most tokens a second under a power cap."""
+    surface = draw_surface(seed)
+    rng = np.random.default_rng([seed, 22])
+    row = surface.space.index(surface.space.default)
+    most = float(surface.truth().capacity.max())
+    context = replace(surface.context, tokens_per_s=2.0 * most)
+    cap_w = float(rng.uniform(*CAP_FACTOR)) * float(surface.truth(context).power_w[row])
+    goal = Goal(maximize="tokens_per_second", power_cap_w=cap_w)
+    return replace(surface, goal=goal, context=context)
+
+
+def vary(spec: DeviceSpec, rng: np.random.Generator) -> DeviceSpec:
+    """A device of the class: parts differ, and so do rooms and hosts."""
+    varied = {
+        name: getattr(spec, name) * float(rng.uniform(*bounds)) for name, bounds in PARTS.items()
+    }
+    return replace(spec, ambient_c=float(rng.uniform(*AMBIENT_C)), **varied)
+
+
 def draw_surfaces(seed_base: int = 0, num: int = NUM_SURFACES) -> list[Surface]:
     """Surfaces of the seeds from seed_base on."""
     return [draw_surface(seed_base + k) for k in range(num)]
 
 
 def draw_day(surface: Surface, seed: int, num_windows: int = 288) -> list[Load]:
-    """A day of load for a surface, its own context being the peak."""
+    """A day of load for a surface, whose own context only the highest bursts reach."""
     rng = np.random.default_rng([seed, 21])
-    return draw_loads(surface.context, rng, num_windows=num_windows, window_s=surface.window_s)
+    top = surface.context
+    peak = Context(top.tokens_per_s / BURST, top.batch_size / BURST, top.acceptance)
+    return draw_loads(peak, rng, num_windows=num_windows, window_s=surface.window_s)
 
 
 def _log_uniform(rng: np.random.Generator, bounds: tuple[float, float]) -> float:

@@ -11,6 +11,7 @@ from flyball.integrations.hardware.device_load import (
     Crowd,
     crowd_of,
     overload_s,
+    pressed,
     spread,
     tail_factor,
     wait_s,
@@ -34,12 +35,14 @@ class Steady:
 
     Attributes:
         graphics_clock_mhz: in force, after the power and thermal limits.
-        token_s: median seconds per token of a request that runs, and of the crowd's tail.
+        running: requests that decode together while any does.
+        token_s: median seconds per token, in the crowd's tail.
         latency_s: the SLO's: see `DeviceModel`.
         deviation: of the logarithm of latencies, before waiting.
-        wait_s: of `latency_s`, what waiting costs a token.
-        capacity: tokens a second that could be generated.
-        tokens_per_s: that are.
+        wait_s: of `latency_s`, what waiting to be let in costs a token.
+        rate: tokens a second while any request decodes.
+        capacity: tokens a second with as many requests as are let in.
+        tokens_per_s: that are generated.
         busy: share of the time.
         busy_w: while rounds run.
         idle_w: while none does.
@@ -48,10 +51,12 @@ class Steady:
     """
 
     graphics_clock_mhz: Floats
+    running: Floats
     token_s: Floats
     latency_s: Floats
     deviation: Floats
     wait_s: Floats
+    rate: Floats
     capacity: Floats
     tokens_per_s: Floats
     busy: Floats
@@ -107,23 +112,28 @@ class DeviceModel:
         """
         places = np.searchsorted(self._clocks, settings.graphics_clock_mhz + 1e-6) - 1
         found = self._at(settings, places, context, temperature_c)
-        over = np.flatnonzero(~self._fits(found, settings))
+        over = np.flatnonzero(~self._fits(found, settings, temperature_c))
         if over.size:
             some = settings.take(over)
             low, high = np.zeros_like(over), places[over]
             while (low + 1 < high).any():
                 middle = (low + high) // 2
-                fits = self._fits(self._at(some, middle, context, temperature_c), some)
+                tried = self._at(some, middle, context, temperature_c)
+                fits = self._fits(tried, some, temperature_c)
                 low, high = np.where(fits, middle, low), np.where(fits, high, middle)
             places[over] = low
             found = self._at(settings, places, context, temperature_c)
         return found
 
-    def _fits(self, found: Steady, settings: Settings) -> NDArray[np.bool_]:
-        fits: NDArray[np.bool_] = (found.busy_w <= settings.power_limit_w) & (
-            found.temperature_c <= self.spec.limit_c
-        )
-        return fits
+    def _fits(
+        self, found: Steady, settings: Settings, temperature_c: float | None
+    ) -> NDArray[np.bool_]:
+        """Whether power fits, and temperature does or is still below its limit."""
+        limit_c = self.spec.limit_c
+        cool: NDArray[np.bool_] = found.temperature_c <= limit_c
+        if temperature_c is not None and temperature_c < limit_c:
+            cool = np.ones_like(cool)
+        return cool & (found.busy_w <= settings.power_limit_w)
 
     def _at(
         self,
@@ -135,47 +145,54 @@ class DeviceModel:
         """With the graphics clock at these places among the device's clocks."""
         spec, work = self.spec, self.work
         clock = self._clocks[places]
-        crowd = crowd_of(spec, work, settings.batch_size, context)
+        crowd, capacity = self._crowd(settings, clock, context)
         usual = self._round(settings, clock, crowd.running, context)
         tail = self._round(settings, clock, crowd.crowded, context)
-        capacity = crowd.running * usual.num_tokens / usual.round_s
-        load = context.tokens_per_s / capacity
-        busy = np.minimum(load, 1.0)
-        busy_power, idle_power, power, temperature = self._power(
+        rate = crowd.running * usual.num_tokens / usual.round_s
+        busy = np.minimum(context.tokens_per_s / rate, 1.0)
+        busy_power, idle_power, temperature = self._power(
             settings, clock, usual, busy, temperature_c
         )
-        token_s = tail.round_s / tail.num_tokens * crowd.backlog
         deviation = spread(
             spec,
             round_variation(context.acceptance, settings.draft_len),
             usual.num_tokens,
             usual.prefill_share,
         )
-        waited_s = self._wait_s(usual, load, crowd)
+        load = context.tokens_per_s / capacity
+        token_s = tail.round_s / tail.num_tokens * crowd.backlog
+        waited_s = wait_s(usual.round_s / usual.num_tokens, load, crowd.limit)
+        waited_s = waited_s + crowd.gather_s / work.answer_len
         latency_s = token_s * tail_factor(spec, deviation) + waited_s + overload_s(load, work)
         return Steady(
-            clock,
-            token_s,
-            latency_s,
-            deviation,
-            waited_s,
-            capacity,
-            np.minimum(capacity, context.tokens_per_s),
-            busy,
-            busy_power,
-            idle_power,
-            power,
-            temperature,
+            graphics_clock_mhz=clock,
+            running=crowd.running,
+            token_s=token_s,
+            latency_s=latency_s,
+            deviation=deviation,
+            wait_s=waited_s,
+            rate=rate,
+            capacity=capacity,
+            tokens_per_s=np.minimum(capacity, context.tokens_per_s),
+            busy=busy,
+            busy_w=busy_power,
+            idle_w=idle_power,
+            power_w=busy * busy_power + (1.0 - busy) * idle_power,
+            temperature_c=temperature,
         )
+
+    def _crowd(self, settings: Settings, clock: Floats, context: Context) -> tuple[Crowd, Floats]:
+        """Who decodes together, (S,), and the tokens a second of a full batch, (S,)."""
+        crowd = crowd_of(self.spec, self.work, settings.batch_size, context)
+        alone = self._round(settings, clock, crowd.running, context)
+        full = self._round(settings, clock, crowd.limit, context)
+        crowd = pressed(self.spec, crowd, alone, full, context.tokens_per_s)
+        return crowd, crowd.limit * full.num_tokens / full.round_s
 
     def _round(
         self, settings: Settings, clock: Floats, num_requests: Floats, context: Context
     ) -> Round:
         return round_of(self.spec, self.work, settings, clock, num_requests, context.acceptance)
-
-    def _wait_s(self, usual: Round, load: Floats, crowd: Crowd) -> Floats:
-        waited = wait_s(usual.round_s / usual.num_tokens, load, crowd.running)
-        return waited + crowd.gather_s / self.work.answer_len
 
     def _power(
         self,
@@ -184,15 +201,15 @@ class DeviceModel:
         usual: Round,
         busy: Floats,
         temperature_c: float | None,
-    ) -> tuple[Floats, Floats, Floats, Floats]:
-        """Busy watts, idle watts, mean watts and temperature, (S,) each."""
+    ) -> tuple[Floats, Floats, Floats]:
+        """Busy watts, idle watts and settled temperature, (S,) each."""
         spec = self.spec
         settles = temperature_c is None
-        temperature = np.full_like(clock, 60.0 if temperature_c is None else temperature_c)
+        warm = np.full_like(clock, 60.0 if temperature_c is None else temperature_c)
         for _ in range(TEMPERATURE_ROUNDS if settles else 1):
-            busy_power = busy_w(spec, settings, clock, usual, temperature)
-            idle_power = idle_w(spec, settings, clock, temperature)
+            busy_power = busy_w(spec, settings, clock, usual, warm)
+            idle_power = idle_w(spec, settings, clock, warm)
             power = busy * busy_power + (1.0 - busy) * idle_power
-            if settles:
-                temperature = spec.ambient_c + spec.resistance_c_per_w * power
-        return busy_power, idle_power, power, temperature
+            settled = spec.ambient_c + spec.resistance_c_per_w * power
+            warm = settled if settles else warm
+        return busy_power, idle_power, settled

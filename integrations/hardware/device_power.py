@@ -13,6 +13,7 @@ Floats = NDArray[np.float64]
 
 LEAK_EXPONENT = 2.5  # of voltage; leakage current itself rises with it
 LEAK_DEGREES = 45.0  # that leakage grows by e over
+MEMORY_EXPONENT = 1.25  # of the memory's clock: its voltage falls a little with it
 CPU_FLOOR = 0.35  # share of a CPU's voltage that does not fall with its clock
 
 
@@ -73,7 +74,9 @@ def _switching(spec: DeviceSpec, graphics_clock_mhz: Floats) -> Floats:
 
 
 def _memory_idle_w(spec: DeviceSpec, settings: Settings) -> Floats:
-    return spec.memory_idle_w * settings.memory_clock_mhz / spec.max_memory_mhz
+    share = settings.memory_clock_mhz / spec.max_memory_mhz
+    watts: Floats = spec.memory_idle_w * share**MEMORY_EXPONENT
+    return watts
 
 
 def _cpu_w(spec: DeviceSpec, settings: Settings, host_share: Floats) -> Floats:

@@ -42,8 +42,8 @@ def space_of(
         for name, steps, each in zip(names, clocks, every, strict=True)
     ]
     if power_limits:
-        highest = len(spec.power_limits_w) - 1
-        knobs.append(Knob("power_limit_w", spec.power_limits_w, "limit", highest, highest))
+        limits = spec.power_limits_w
+        knobs.append(Knob("power_limit_w", limits, "limit", len(limits) - 1, len(limits) - 1))
     knobs.append(_count("batch_size", batch_sizes, default_batch))
     if draft_lens:
         knobs.append(_count("draft_len", draft_lens, default_draft))
@@ -54,9 +54,8 @@ def space_of(
 
 
 def _clock(name: str, clocks_mhz: Sequence[float]) -> Knob:
-    """PolyThrottle takes the CPU's clock as separable (arXiv 2310.19991)."""
     highest = len(clocks_mhz) - 1
-    return Knob(name, tuple(clocks_mhz), "clock", highest, highest, name == "cpu_clock_mhz")
+    return Knob(name, tuple(clocks_mhz), "clock", highest, highest)
 
 
 def _count(name: str, values: Sequence[float], default: float) -> Knob:

@@ -56,7 +56,7 @@ class DeviceSpec:
         dynamic_w: of the graphics part where every cycle does arithmetic.
         stall_activity: share of `dynamic_w` drawn by cycles that wait for memory.
         gated_activity: share drawn by cycles without any work.
-        memory_idle_w: of the memory's interface, proportional to its clock.
+        memory_idle_w: of the memory's interface and fabric, nearly proportional to its clock.
         memory_busy_w: more at full bandwidth, proportional to bytes a second.
         cpu_idle_w: of the CPU at its highest clock and idle; 0 where the meter leaves it out.
         cpu_busy_w: more while it works, proportional to the cube of its clock above a floor.
@@ -71,8 +71,8 @@ class DeviceSpec:
             highest graphics clock.
         host_s: CPU time of a step at the highest CPU clock.
         host_serial: share of it during which the device waits.
-        gathers: whether the host lets requests in by whole batches (static batching), rather
-            than one by one up to a limit (continuous batching).
+        gather_s: that the host waits at most for a batch to fill (static batching); 0 where it
+            lets requests in one by one up to a limit (continuous batching).
         ambient_c: around it.
         resistance_c_per_w: degrees above ambient a watt.
         thermal_s: time constant of its temperature.
@@ -111,7 +111,7 @@ class DeviceSpec:
     layer_s: float
     host_s: float
     host_serial: float
-    gathers: bool
+    gather_s: float
     ambient_c: float
     resistance_c_per_w: float
     thermal_s: float

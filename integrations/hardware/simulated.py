@@ -22,7 +22,8 @@ from flyball.policies.throttle.space import Places, Space, Value
 
 Floats = NDArray[np.float64]
 
-SUBSTEP_S = 5.0  # of virtual time, well below a device's thermal constant
+SUBSTEP = 0.67  # of a device's thermal constant
+CLUMP_TOKENS = 4  # that arrive at a time: load is a little burstier than Poisson's
 FEWEST_DRAWS, MOST_DRAWS = 20, 4000
 
 
@@ -106,14 +107,15 @@ class SimulatedDevice:
         shown_j = self._shown_j
         drawn_j = self._drawn_j
         generated = 0.0
-        for part_s in _parts(seconds):
+        for part_s in _parts(seconds, SUBSTEP * self.model.spec.thermal_s):
             found = self._steady(context)
-            generated += self._pass(part_s, found, context)
+            asked = rng.poisson(context.tokens_per_s * part_s / CLUMP_TOKENS) * CLUMP_TOKENS
+            generated += self._pass(part_s, found, float(asked))
         self.true_energy_j = self._drawn_j - drawn_j
         self.true_latency_s = float(found.latency_s[0]) + self._behind_s(found, context)
         self._update_counter(rng)
         latency_s = self._latency_s(found, context, generated, rng)
-        num_tokens = int(rng.poisson(generated)) if self.backlog_tokens <= 0 else int(generated)
+        num_tokens = int(generated)
         return Window(
             setting=self._setting.copy(),
             context=context,
@@ -137,14 +139,14 @@ class SimulatedDevice:
         self.now_s += spec.switch_s
         self.num_switches += 1
 
-    def _pass(self, seconds: float, found: Steady, context: Context) -> float:
+    def _pass(self, seconds: float, found: Steady, arrived: float) -> float:
         """Virtual time goes on; the tokens that were generated."""
         spec = self.model.spec
         capacity = float(found.capacity[0])
-        asked = context.tokens_per_s * seconds + self.backlog_tokens
+        asked = arrived + self.backlog_tokens
         generated = min(asked, capacity * seconds)
         self.backlog_tokens = asked - generated
-        busy = generated / (capacity * seconds)
+        busy = min(generated / (float(found.rate[0]) * seconds), 1.0)
         power_w = busy * float(found.busy_w[0]) + (1.0 - busy) * float(found.idle_w[0])
         settled_c = spec.ambient_c + spec.resistance_c_per_w * power_w
         decay = np.exp(-seconds / spec.thermal_s)
@@ -182,6 +184,6 @@ class SimulatedDevice:
         self._shown_at_s = self.now_s - late_s
 
 
-def _parts(seconds: float) -> Floats:
-    num = max(int(np.ceil(seconds / SUBSTEP_S)), 1)
+def _parts(seconds: float, longest_s: float) -> Floats:
+    num = max(int(np.ceil(seconds / longest_s)), 1)
     return np.full(num, seconds / num)
