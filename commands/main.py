@@ -15,6 +15,7 @@ from flyball.commands.generate import generate
 from flyball.commands.record import record
 from flyball.commands.replay import replay
 from flyball.commands.report import report
+from flyball.commands.throttle import throttle
 from flyball.commands.tune import tune
 from flyball.commands.vllm_args import vllm_args
 from flyball.controller.errors import FlyballError
@@ -31,6 +32,7 @@ app.command()(generate)
 app.command()(record)
 app.command()(replay)
 app.command()(report)
+app.command()(throttle)
 app.command()(tune)
 app.command()(vllm_args)
 app.add_typer(policy.app)

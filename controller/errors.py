@@ -33,3 +33,19 @@ class SpaceError(FlyballError, ValueError):
 
 class TuneError(FlyballError, ValueError):
     """A tuning cannot go on."""
+
+
+class HardwareError(FlyballError, RuntimeError):
+    """A device cannot be set, read or put back."""
+
+
+class DeviceBusyError(HardwareError):
+    """Another governor holds the device."""
+
+
+class HardwarePermissionError(HardwareError, PermissionError):
+    """The right to set a device is missing; nothing was changed."""
+
+
+class NotSupportedError(HardwareError):
+    """A device, or its driver, does not do this; nothing was changed."""

@@ -19,14 +19,24 @@ from flyball.policies.ensemble.base import EnsemblePolicy, EnsembleSettings
 from flyball.policies.length.base import LengthPolicy, LengthSettings
 from flyball.policies.length.goodput import GoodputSettings
 from flyball.policies.length.static import Static, StaticSettings
-from flyball.policies.registry import ENSEMBLE_POLICIES, LENGTH_POLICIES, REJECTION_POLICIES
+from flyball.policies.registry import (
+    ENSEMBLE_POLICIES,
+    LENGTH_POLICIES,
+    REJECTION_POLICIES,
+    THROTTLE_POLICIES,
+)
 from flyball.policies.rejection.base import RejectionPolicy, RejectionSettings
+from flyball.policies.throttle.base import Goal, ThrottlePolicy, ThrottleSettings
+from flyball.policies.throttle.space import Space
 
-AnyPolicy = type[LengthPolicy] | type[EnsemblePolicy] | type[RejectionPolicy]
+AnyPolicy = (
+    type[LengthPolicy] | type[EnsemblePolicy] | type[RejectionPolicy] | type[ThrottlePolicy]
+)
 POLICIES: dict[str, Mapping[str, AnyPolicy]] = {
     "length": LENGTH_POLICIES,
     "ensemble": ENSEMBLE_POLICIES,
     "rejection": REJECTION_POLICIES,
+    "throttle": THROTTLE_POLICIES,
 }  # by section
 # A table of batch sizes has no default.
 SHADOWS = tuple(name for name in LENGTH_POLICIES if name != "batch_table")
@@ -36,6 +46,7 @@ if TYPE_CHECKING:
     AnyEnsemble = EnsembleSettings
     AnyLength = LengthSettings
     AnyRejection = RejectionSettings
+    AnyThrottle = ThrottleSettings
 else:
     AnyEnsemble = Annotated[
         reduce(or_, [policy.Settings for policy in ENSEMBLE_POLICIES.values()]),
@@ -47,6 +58,10 @@ else:
     ]
     AnyRejection = Annotated[
         reduce(or_, [policy.Settings for policy in REJECTION_POLICIES.values()]),
+        Field(discriminator="policy"),
+    ]
+    AnyThrottle = Annotated[
+        reduce(or_, [policy.Settings for policy in THROTTLE_POLICIES.values()]),
         Field(discriminator="policy"),
     ]
 
@@ -106,6 +121,10 @@ class PolicyFile(BaseModel):
         default=None,
         description="Which candidates of searches to stop before they finish; left out, none.",
     )
+    throttle: AnyThrottle | None = Field(
+        default=None,
+        description="Which clocks, limits and counts to set; left out, they are left alone.",
+    )
     governor: GovernorSettings | None = Field(
         default=None,
         description="Left out, shadows are followed where the length section is left out or names "
@@ -150,6 +169,14 @@ class PolicyFile(BaseModel):
         if self.rejection is None:
             return None
         return REJECTION_POLICIES[self.rejection.policy](self.rejection, rng)
+
+    def make_throttle_policy(
+        self, space: Space, goal: Goal, rng: np.random.Generator
+    ) -> ThrottlePolicy | None:
+        """A new throttle policy for these settings; None where the file has no such section."""
+        if self.throttle is None:
+            return None
+        return THROTTLE_POLICIES[self.throttle.policy](self.throttle, space, goal, rng)
 
     def make_shadows(self) -> dict[str, LengthPolicy]:
         """New policies to be followed if they do better, by name, that of the file first.

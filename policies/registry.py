@@ -33,6 +33,10 @@ from flyball.policies.rejection.hopeless import Hopeless
 from flyball.policies.rejection.self_eval import SelfEval
 from flyball.policies.rejection.speculative_rejection import SpeculativeRejection
 from flyball.policies.rejection.top_fraction import TopFraction
+from flyball.policies.throttle.base import ThrottlePolicy
+from flyball.policies.throttle.linucb import LinUCB
+from flyball.policies.throttle.lowest_feasible import LowestFeasible
+from flyball.policies.throttle.sweep import Sweep
 
 ENSEMBLE_POLICIES: dict[str, type[EnsemblePolicy]] = {
     "accept_ascent": AcceptAscent,
@@ -69,4 +73,10 @@ REJECTION_POLICIES: dict[str, type[RejectionPolicy]] = {
     "self_eval": SelfEval,
     "speculative_rejection": SpeculativeRejection,
     "top_fraction": TopFraction,
+}
+
+THROTTLE_POLICIES: dict[str, type[ThrottlePolicy]] = {
+    "linucb": LinUCB,
+    "lowest_feasible": LowestFeasible,
+    "sweep": Sweep,
 }

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
 Places = NDArray[np.intp]
+Bools = NDArray[np.bool_]
 Value = float | str
 Kind = Literal["clock", "limit", "count", "category"]
 

@@ -6,7 +6,14 @@ from policy_sections import ensemble_section, length_section, rejection_section
 
 from flyball.controller.errors import PolicyFileError
 from flyball.controller.policy_file import dump_policy, load_policy, policy_schema
-from flyball.policies.registry import ENSEMBLE_POLICIES, LENGTH_POLICIES, REJECTION_POLICIES
+from flyball.policies.registry import (
+    ENSEMBLE_POLICIES,
+    LENGTH_POLICIES,
+    REJECTION_POLICIES,
+    THROTTLE_POLICIES,
+)
+from flyball.policies.throttle.base import Goal
+from flyball.policies.throttle.space import Knob, Space
 
 
 def write(folder: Path, text: str, name: str = "policy.yaml") -> Path:
@@ -44,6 +51,21 @@ def test_every_ensemble_policy_can_be_named_dumped_and_made(tmp_path: Path, name
     made = policy.make_ensemble_policy(3, np.random.default_rng(0))
     assert type(made) is ENSEMBLE_POLICIES[name]
     assert made.num_members == 3
+
+
+@pytest.mark.parametrize("name", THROTTLE_POLICIES)
+def test_every_throttle_policy_can_be_named_dumped_and_made(tmp_path: Path, name: str) -> None:
+    policy = load_policy({"version": 1, "throttle": {"policy": name}})
+    text = dump_policy(policy)
+    assert load_policy(write(tmp_path, text)) == policy
+    assert all(key in text for key in THROTTLE_POLICIES[name].Settings.model_fields)
+    space = Space((Knob("graphics_clock_mhz", (600.0, 900.0), "clock", default=1, safe=1),))
+    made = policy.make_throttle_policy(space, Goal(), np.random.default_rng(0))
+    assert type(made) is THROTTLE_POLICIES[name]
+
+
+def test_without_its_section_nothing_is_throttled() -> None:
+    assert load_policy(None).throttle is None
 
 
 @pytest.mark.parametrize("name", REJECTION_POLICIES)
@@ -117,6 +139,8 @@ def test_drafts_are_not_mixed_unless_a_policy_is_named() -> None:
             "rejection.check_at_tokens: expected numbers of tokens in ascending order",
         ),
         ("version: 1\nrejecton: {policy: conformal}\n", "did you mean 'rejection'?"),
+        ("version: 1\nthrottle: {policy: linucp}\n", "did you mean 'linucb'?"),
+        ("version: 1\nthrottle: {policy: sweep, slowdwn: 2.0}\n", "mean 'slowdown'?"),
         ("version: 1\n3: 4\n", "keys should be strings"),
         ("version: 7\n", "version: input should be 1, but got 7"),
         ("length: {policy: goodput}\n", "missing key 'version'"),
@@ -159,10 +183,15 @@ def test_a_dumped_policy_names_every_setting_and_loads_as_itself(
 
 def test_the_schema_names_every_policy_and_section() -> None:
     schema = policy_schema()
-    sections = {"version", "length", "ensemble", "rejection", "governor", "trace", "reload"}
+    sections = {"version", "length", "ensemble", "rejection", "throttle"}
+    sections |= {"governor", "trace", "reload"}
     assert set(schema["properties"]) == sections
     assert set(schema["properties"]["length"]["discriminator"]["mapping"]) == set(LENGTH_POLICIES)
-    for section, policies in (("ensemble", ENSEMBLE_POLICIES), ("rejection", REJECTION_POLICIES)):
+    for section, policies in (
+        ("ensemble", ENSEMBLE_POLICIES),
+        ("rejection", REJECTION_POLICIES),
+        ("throttle", THROTTLE_POLICIES),
+    ):
         chosen = schema["properties"][section]["anyOf"][0]
         assert set(chosen["discriminator"]["mapping"]) == set(policies)
     assert schema["additionalProperties"] is False

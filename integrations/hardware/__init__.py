@@ -1,0 +1,1 @@
+"""Hardware: actuators that set it, meters that read it."""

@@ -1,0 +1,53 @@
+"""The CPU as a device to be set."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from flyball.integrations.hardware.base import Lever, LeverActuator
+from flyball.integrations.hardware.cpu_levers import AffinityLever, ThreadsLever, cpus_by_core
+from flyball.integrations.hardware.lock import settle
+from flyball.integrations.hardware.sysfs_levers import SysfsLever, machine_levers
+
+
+class CpuActuator(LeverActuator):
+    """Sets threads and affinity of this process, and the machine's CPU clock and power.
+
+    Clock and power are there where sysfs has them and they may be written. They belong to the
+    whole machine: then one governor at a time has the CPU. Threads and affinity are each
+    process's own, and end with it.
+
+    Args:
+        dry_run: log what would be set, and set nothing.
+        sysfs: where it is mounted.
+        clock_separable: whether decoding runs elsewhere, so that the clock is tuned alone.
+        lock_dir: folder of lock files; None for that of the machine.
+
+    Raises:
+        DeviceBusyError: another process governs the machine's CPU; not in a dry run.
+    """
+
+    def __init__(
+        self,
+        dry_run: bool = False,
+        sysfs: Path = Path("/sys"),
+        clock_separable: bool = False,
+        lock_dir: Path | None = None,
+    ) -> None:
+        cpus = cpus_by_core(sysfs)
+        found = machine_levers(sysfs, clock_separable)
+        device = f"cpu of process {os.getpid()}"
+        if any(lever.writable for lever in found):
+            device = "cpu"
+            if not dry_run:
+                settle(device, lock_dir)
+                found = machine_levers(sysfs, clock_separable)
+        levers: list[Lever] = [ThreadsLever(len(cpus)), AffinityLever(cpus)]
+        levers += [lever for lever in found if lever.writable]
+        super().__init__(device, levers, dry_run, lock_dir)
+        self.denied = [_why(lever) for lever in found if not lever.writable]
+
+
+def _why(lever: SysfsLever) -> str:
+    return f"{lever.knob.name}: needs root, and {lever.files[0].parent} writable"

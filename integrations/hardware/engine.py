@@ -1,0 +1,93 @@
+"""An engine in this process as a device: batch, budgets, draft length."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+
+from flyball.controller.governor import Governor
+from flyball.integrations.hardware.base import LeverActuator
+from flyball.integrations.hardware.orders import Undo
+from flyball.policies.throttle.space import Knob, Value
+
+
+class CallbackLever:
+    """A knob that an engine reads at its next step.
+
+    Args:
+        knob: what it can be set to.
+        get: what is in force.
+        put: sets it; called by the thread that decodes.
+    """
+
+    slow = False
+
+    def __init__(self, knob: Knob, get: Callable[[], Value], put: Callable[[Value], None]) -> None:
+        self.knob = knob
+        self._get = get
+        self._put = put
+
+    def read(self) -> Value:
+        """What is in force."""
+        return self._get()
+
+    def write(self, value: Value) -> None:
+        """Set."""
+        self._put(value)
+
+    def undos(self) -> list[Undo]:
+        """Set what is in force now."""
+        return [partial(self._put, self._get())]
+
+
+class EngineActuator(LeverActuator):
+    """Sets what an engine in this process lets be set; all of it ends with the process.
+
+    Args:
+        engine: its name, different from those of other engines in the process.
+        levers: its knobs.
+        dry_run: log what would be set, and set nothing.
+        lock_dir: folder of lock files; None for that of the machine.
+    """
+
+    def __init__(
+        self,
+        engine: str,
+        levers: Sequence[CallbackLever],
+        dry_run: bool = False,
+        lock_dir: Path | None = None,
+    ) -> None:
+        device = f"engine {engine} of process {os.getpid()}"
+        super().__init__(device, levers, dry_run, lock_dir)
+
+
+def count_knob(name: str, most: int, least: int = 1, default: int | None = None) -> Knob:
+    """A knob of an engine: powers of two between, and both ends.
+
+    Args:
+        name: of the knob.
+        most: largest value; the safe one, too.
+        least: smallest.
+        default: what is in force where nobody governs; the largest, if it is left out.
+    """
+    default = most if default is None else default
+    powers = {1 << k for k in range(most.bit_length())}
+    values = sorted({least, most, default} | {p for p in powers if least <= p <= most})
+    place = values.index(default)
+    return Knob(name, tuple(map(float, values)), "count", place, place)
+
+
+def draft_lever(governor: Governor) -> CallbackLever:
+    """The longest draft that a governor plans, 0 included; its policy decides below that."""
+    most = governor.max_draft_len
+
+    def limit(value: Value) -> None:
+        governor.limits.draft_len = int(value)
+
+    def in_force() -> Value:
+        limited = governor.limits.draft_len
+        return float(most if limited is None else limited)
+
+    return CallbackLever(count_knob("draft_len", most, least=0), in_force, limit)
