@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Literal
+from typing import Any, Literal
 
 from flyball.controller.errors import HardwareError
-from flyball.controller.hardware import Actuator, Meter
+from flyball.controller.hardware import Meter
 from flyball.integrations.hardware.base import LeverActuator
 from flyball.policies.throttle.space import Space, Value
 
-Name = Literal["cpu", "nvml"]
 
-
-def open_device(name: Name, gpu: int, dry_run: bool) -> tuple[LeverActuator, Meter]:
+def open_device(
+    name: Literal["cpu", "nvml"], gpu: int, dry_run: bool
+) -> tuple[LeverActuator, Meter]:
     """A device and its best meter.
 
     Raises:
@@ -46,7 +45,7 @@ def _parse(word: str, space: Space) -> tuple[str, Value]:
     if name not in values:
         raise HardwareError(f"--set {word}: expected a knob of {', '.join(values)}")
     for value in values[name]:
-        if shown(value) == text or str(value) == text:
+        if text in (shown(value), str(value)):
             return name, value
     known = ", ".join(map(shown, values[name]))
     raise HardwareError(f"--set {word}: expected for {name} one of {known}")
@@ -57,21 +56,14 @@ def shown(value: Value) -> str:
     return value if isinstance(value, str) else f"{value:g}"
 
 
-def describe(actuator: Actuator, meter: Meter, denied: list[str]) -> Mapping[str, object]:
-    """What a device is, can be set to and shows."""
-    return {
-        "device": actuator.device,
-        "dry_run": actuator.dry_run,
-        "meter": meter.kind,
-        "denied": denied,
-        "readings": actuator.read(),
-        "knobs": [
-            {
-                "name": knob.name,
-                "kind": knob.kind,
-                "values": list(knob.values),
-                "in_force": knob.values[knob.default],
-            }
-            for knob in actuator.capabilities().knobs
-        ],
-    }
+def describe_knobs(space: Space) -> list[dict[str, Any]]:
+    """What can be set."""
+    return [
+        {
+            "name": knob.name,
+            "kind": knob.kind,
+            "values": list(knob.values),
+            "in_force": knob.values[knob.default],
+        }
+        for knob in space.knobs
+    ]

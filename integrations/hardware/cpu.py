@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 
+from flyball.controller.errors import HardwareError
 from flyball.integrations.hardware.base import Lever, LeverActuator
 from flyball.integrations.hardware.cpu_levers import AffinityLever, ThreadsLever, cpus_by_core
 from flyball.integrations.hardware.lock import settle
@@ -26,6 +28,7 @@ class CpuActuator(LeverActuator):
 
     Raises:
         DeviceBusyError: another process governs the machine's CPU; not in a dry run.
+        HardwareError: this is not Linux; in one line.
     """
 
     def __init__(
@@ -35,6 +38,8 @@ class CpuActuator(LeverActuator):
         clock_separable: bool = False,
         lock_dir: Path | None = None,
     ) -> None:
+        if not hasattr(os, "sched_setaffinity"):
+            raise HardwareError(f"expected Linux, but got {sys.platform}; its CPUs cannot be set")
         cpus = cpus_by_core(sysfs)
         found = machine_levers(sysfs, clock_separable)
         device = f"cpu of process {os.getpid()}"

@@ -30,20 +30,20 @@ class Held:
 
     def touch(self, name: str) -> None:
         """Make sure that a knob is put back, whatever comes, before it is changed."""
+        orders = self._orders([*self.touched, name])
+        if orders and (self.watchdog is None or not self.watchdog.alive):
+            self.watchdog = Watchdog(self.lock.fd)
         if name not in self.touched:
             self.touched.append(name)
-            self.lock.note(self._orders)
-        if self._orders and (self.watchdog is None or not self.watchdog.alive):
-            self.watchdog = Watchdog(self.lock.fd)
+            self.lock.note(self._orders(self.touched))
 
     def spare(self, name: str) -> None:
         """A knob could not be changed: then it need not be put back."""
         self.touched.remove(name)
-        self.lock.note(self._orders)
+        self.lock.note(self._orders(self.touched))
 
-    @property
-    def _orders(self) -> list[Order]:
-        undos = (undo for name in self.touched for undo in self.undos[name])
+    def _orders(self, names: Sequence[str]) -> list[Order]:
+        undos = (undo for name in names for undo in self.undos[name])
         return [undo for undo in undos if isinstance(undo, Order)]
 
     def put_back(self) -> list[tuple[Undo, Exception]]:

@@ -31,24 +31,17 @@ class Watchdog:
         lock_fd: descriptor of the lock file.
 
     Raises:
-        HardwareError: it does not start.
+        HardwareError: it does not start; in one line.
     """
 
     def __init__(self, lock_fd: int) -> None:
-        watched = os.pidfd_open(os.getpid())
-        module = "flyball.integrations.hardware.watchdog"
-        path = os.pathsep.join(entry for entry in sys.path if entry)
         try:
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", module, str(lock_fd), str(watched)],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                pass_fds=(lock_fd, watched),
-                start_new_session=True,
-                env={**os.environ, "PYTHONPATH": path},
-            )
-        finally:
-            os.close(watched)
+            self._process = _start(lock_fd)
+        except OSError as error:
+            raise HardwareError(
+                f"cannot start the watchdog that puts the device back after a kill: "
+                f"{error.strerror}; nothing was changed"
+            ) from error
         with cast(IO[bytes], self._process.stdout) as out:
             if out.read(1) != _READY:
                 raise HardwareError("expected a watchdog process to start, but it ended at once")
@@ -71,6 +64,23 @@ class Watchdog:
         except BrokenPipeError:
             pass  # somebody killed it
         self._process.wait()
+
+
+def _start(lock_fd: int) -> subprocess.Popen[bytes]:
+    watched = os.pidfd_open(os.getpid())
+    module = "flyball.integrations.hardware.watchdog"
+    path = os.pathsep.join(entry for entry in sys.path if entry)
+    try:
+        return subprocess.Popen(
+            [sys.executable, "-m", module, str(lock_fd), str(watched)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            pass_fds=(lock_fd, watched),
+            start_new_session=True,
+            env={**os.environ, "PYTHONPATH": path},
+        )
+    finally:
+        os.close(watched)
 
 
 def watch(lock_fd: int, watched: int) -> int:

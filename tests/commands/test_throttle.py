@@ -14,6 +14,8 @@ from typing import Any
 import pytest
 from fake_nvml import DRIVER_NOT_LOADED, NO_PERMISSION, State
 
+from flyball.commands.throttle_trials import Run, best_of
+
 Flyball = Callable[..., Any]
 
 REMEMBERS = "import os, sys; open(sys.argv[1], 'w').write(os.environ['OMP_NUM_THREADS'])"
@@ -158,3 +160,40 @@ def test_no_driver_and_no_permission_are_one_line(flyball: Flyball, gpu_state: S
     done = flyball(*options, "true")
     assert (done.code, done.err.count("\n")) == (2, 1)
     assert "no NVIDIA driver is here" in done.err
+
+
+@pytest.mark.parametrize("device", ["A100", "H100", "Orin", "TX2"])
+def test_a_policy_saves_energy_on_a_simulated_device(
+    flyball: Flyball, policy: Path, device: str
+) -> None:
+    options = ("--actuator", "simulated", "--device", device, "--policy", policy)
+    done = flyball("throttle", *options, "--runs", 25, "--json")
+    assert (done.code, done.err) == (0, "")
+    found = json.loads(done.out)
+    assert len(found["runs"]) == 25
+    assert found["best"]["energy_j"] < 0.95 * found["runs"][0]["energy_j"]
+
+
+def test_a_simulated_device_repeats_itself_by_seed(flyball: Flyball) -> None:
+    options = ("throttle", "--actuator", "simulated", "--seed", 3, "--runs", 2)
+    assert flyball(*options).out == flyball(*options).out
+
+
+def test_an_unknown_device_is_refused_with_those_that_are_known(flyball: Flyball) -> None:
+    done = flyball("throttle", "--actuator", "simulated", "--device", "B200")
+    assert done.code == 2
+    assert done.err == "flyball: --device B200: expected one of A100, H100, Orin, TX2\n"
+
+
+def test_a_policy_that_cannot_use_the_knobs_is_refused(flyball: Flyball, tmp_path: Path) -> None:
+    path = tmp_path / "policy.yaml"
+    path.write_text("version: 1\nthrottle: {policy: lowest_feasible, knob: fan}\n")
+    done = flyball("throttle", "--policy", path)
+    assert (done.code, done.err.count("\n")) == (2, 1)
+    assert "fan" in done.err
+
+
+def test_runs_whose_energy_is_unknown_are_never_the_best() -> None:
+    runs = [Run({}, 1.0, float("nan"), True), Run({}, 1.0, 2.0, True), Run({}, 1.0, 1.0, False)]
+    assert best_of(runs) is runs[1]
+    assert best_of(runs[:1]) is None

@@ -12,6 +12,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from sysfs import clocks_khz, make_sysfs
@@ -255,3 +256,36 @@ def test_a_device_can_be_taken_again_after_it_was_restored(sysfs: Path, locks: P
             actuator.apply({"cpu_clock_mhz": 2000.0})
             actuator.restore()
             assert clocks_khz(sysfs) == BEFORE
+
+
+def test_an_interrupted_restore_is_finished_by_the_next_or_the_watchdog(
+    sysfs: Path, locks: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    actuator = CpuActuator(sysfs=sysfs, lock_dir=locks)
+    actuator.apply({"cpu_clock_mhz": 1000.0})
+    write_text = Path.write_text
+
+    def interrupt(path: Path, *args: Any, **kwargs: Any) -> int:
+        monkeypatch.setattr(Path, "write_text", write_text)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Path, "write_text", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        actuator.restore()
+    assert clocks_khz(sysfs) == GOVERNED
+    assert actuator.watchdog_pid is not None
+    actuator.restore()
+    assert clocks_khz(sysfs) == BEFORE
+    assert actuator.watchdog_pid is None
+
+
+def test_nothing_is_changed_where_no_watchdog_can_start(
+    sysfs: Path, locks: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "executable", str(locks / "missing"))
+    with (
+        CpuActuator(sysfs=sysfs, lock_dir=locks) as actuator,
+        pytest.raises(HardwareError, match="cannot start the watchdog.*nothing was changed"),
+    ):
+        actuator.apply({"cpu_clock_mhz": 1000.0})
+    assert clocks_khz(sysfs) == BEFORE
