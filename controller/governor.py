@@ -96,6 +96,16 @@ class Governor:
         return self._seat.max_draft_len
 
     @property
+    def engine_id(self) -> str:
+        """Name of the engine."""
+        return self._host.engine_id
+
+    @property
+    def policy_file(self) -> PolicyFile:
+        """In force."""
+        return self._seat.file
+
+    @property
     def wants_confidence(self) -> bool:
         """Whether the policy wants to be asked where drafts end, by how sure they are."""
         return self._seat.wants_confidence

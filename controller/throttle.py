@@ -97,6 +97,7 @@ class Throttle:
         self._told: SimpleQueue[_Begun | _Closed | _Failed | None] = SimpleQueue()
         self._answers: SimpleQueue[Places] = SimpleQueue()
         self._began_j = float("nan")
+        self._acceptance = 0.0  # of the latest window that drafted
         self._sums: WindowSums | None = None
         self.setting = self.wanted = self._space.default
         self.num_steps = self.num_windows = 0
@@ -116,7 +117,7 @@ class Throttle:
         batch_size: float,
         latencies_s: Floats | None = None,
         num_waiting: int = 0,
-        num_drafted: int = 0,
+        num_seen: int = 0,
         num_accepted: int = 0,
         num_arrived: float | None = None,
     ) -> None:
@@ -129,10 +130,11 @@ class Throttle:
             latencies_s: (tokens,) seconds that each token took; left out, requests share the
                 tokens evenly.
             num_waiting: requests that wait to be let in.
-            num_drafted: tokens that were verified.
+            num_seen: drafted tokens of which is known whether they are right: none after a
+                rejected one.
             num_accepted: of them accepted.
             num_arrived: tokens that were asked for since the step before, if that is known;
-                those generated stand in.
+                those generated stand in. Infinite where requests wait all along.
         """
         if self._closed:
             return
@@ -144,9 +146,7 @@ class Throttle:
         if not _sound(num_tokens, step_s, batch_size, latencies_s):
             self._guard.count("step", "counts or seconds that cannot be true")
             return
-        sums.add(
-            num_tokens, step_s, batch_size, latencies_s, num_drafted, num_accepted, num_arrived
-        )
+        sums.add(num_tokens, step_s, batch_size, latencies_s, num_seen, num_accepted, num_arrived)
         now_s = self._clock()
         if now_s - sums.began_s >= self._window_s:
             self._sums = None
@@ -207,7 +207,10 @@ class Throttle:
             guard.at_work = "meter"
             energy_j = self._meter.energy_j() - self._began_j
             guard.at_work = "policy"
-            window = closed.sums.window(closed.ended_s, energy_j, closed.num_waiting, self._share)
+            window = closed.sums.window(
+                closed.ended_s, energy_j, closed.num_waiting, self._share, self._acceptance
+            )
+            self._acceptance = window.context.acceptance
             self._policy.learn(window)
             setting = self._policy.decide(window.context, closed.num_waiting)
             check_setting(setting, self._space)
