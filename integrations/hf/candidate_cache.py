@@ -23,6 +23,7 @@ Value = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 # Columns of one forward: its logits have to fit, and short texts wait for long ones' columns.
 _LEAST_WIDTH = 32
 _BLOCK_TOKENS = 1024
+_FORWARD_TOKENS = 64  # that may be padding before a forward more is cheaper
 
 
 class CandidateCache:
@@ -154,25 +155,29 @@ class CandidateCache:
         if not reads:
             return []
         self._count(np.array([len(r.block) for r in reads]), np.array([r.start for r in reads]))
+        for some in _of_like_length(reads):
+            last |= self._forward(some)
+        return [last[read.row] for read in reads]
+
+    def _forward(self, reads: list[Read]) -> dict[int, torch.Tensor]:
+        """Feed blocks, as many columns at a time as fit; returns the last outputs by row."""
+        last: dict[int, torch.Tensor] = {}
         width = max(_LEAST_WIDTH, _BLOCK_TOKENS // len(reads))
-        # Rows in the cache's own order, of which attention may not need a copy.
-        left = sorted(reads, key=lambda read: read.row)
         for done in range(0, max(len(read.block) for read in reads), width):
-            left = [read for read in left if len(read.block) > done]
-            blocks = [read.block[done : done + width] for read in left]
-            nexts = [read.following[done : done + width] for read in left]
+            reads = [read for read in reads if len(read.block) > done]
+            blocks = [read.block[done : done + width] for read in reads]
+            nexts = [read.following[done : done + width] for read in reads]
             ids, following = (upload(_stack(x), self._model.device) for x in (blocks, nexts))
-            lengths, rows = (
-                np.array(x) for x in ([r.start + done for r in left], [r.row for r in left])
-            )
+            lengths = np.array([read.start + done for read in reads])
+            rows = np.array([read.row for read in reads])
             outputs = self._cached.forward(ids, lengths, rows=rows)
             if self._value is not None:
-                self._keep(left, done, self._value(outputs, following))
-            for place, read in enumerate(left):
+                self._keep(reads, done, self._value(outputs, following))
+            for place, read in enumerate(reads):
                 column = len(read.block) - 1 - done
                 if column < width:
                     last[read.row] = outputs[place, column]
-        return [last[read.row] for read in reads]
+        return last
 
     def _keep(self, reads: list[Read], done: int, values: torch.Tensor) -> None:
         """Note values (rows, width) of columns that stay, after `done` columns of each block."""
@@ -184,6 +189,17 @@ class CandidateCache:
     def _count(self, width: Longs, context: Longs) -> None:
         self.num_tokens += int(width.sum())
         self.flops += forward_flops(self._model, width, context)
+
+
+def _of_like_length(reads: Sequence[Read]) -> Iterator[list[Read]]:
+    """Parts that are read together, in the order of their rows: padding costs more than a part."""
+    left = sorted(reads, key=lambda read: -len(read.block))
+    while left:
+        lengths = np.array([len(read.block) for read in left])
+        saved = (lengths[0] - lengths) * np.arange(len(left), 0, -1)
+        end = int((saved > _FORWARD_TOKENS).argmax()) or len(left)
+        yield sorted(left[:end], key=lambda read: read.row)
+        left = left[end:]
 
 
 def _stack(arrays: list[Longs]) -> Longs:

@@ -13,7 +13,7 @@ from flyball.controller.contests import Contests, Stops
 from flyball.estimators.slots import SlotArray
 from flyball.integrations.hf.heat import NEVER, Heat, Member, Origin, State
 from flyball.integrations.hf.prompts import Prompts
-from flyball.integrations.hf.reviewer import Reviewer, Seen
+from flyball.integrations.hf.reviewer import Reviewer
 from flyball.integrations.hf.room import Room
 from flyball.integrations.hf.saved import SavedRow
 from flyball.integrations.hf.schedule import Entry, Schedule
@@ -30,8 +30,8 @@ class Heats(Generic[Result]):
     """The loop's queue and watch during a search.
 
     A question is a generator: it yields heats, goes on when the last one has ended, and returns
-    its result. Members that ended or passed a checkpoint in a round are scored in one call and
-    reviewed together. Where the policy compares only members that have come equally far, those
+    its result. Members that ended or passed a checkpoint are scored and reviewed together, see
+    `Reviewer`. Where the policy compares only members that have come equally far, those
     ahead are parked: they leave with a copy of their cache and come back when the others are
     there. So do those for which memory is short.
 
@@ -157,20 +157,24 @@ class Heats(Generic[Result]):
         return any(not self._fits(member) for _, member in ready)
 
     def look(self, texts: Texts, save: Save) -> Bools:
-        """Score and review whoever ended or passed a checkpoint; says which rows are to end."""
+        """Note who ended or passed a checkpoint, review them; says which rows are to end."""
         self._share(texts, save)
-        over = np.zeros(texts.num_rows, np.bool_)
         due = texts.finished | (texts.num_tokens >= self._due.values[texts.request])
-        if not due.any():
-            return over
-        self._is_picked = False
         rows = np.flatnonzero(due).tolist()
         seen = [self._running[request] for request in texts.request[rows].tolist()]
         for row, (heat, member) in zip(rows, seen, strict=True):
             self._note(texts, row, heat, member, save)
-        stops = self._reviewer(seen, Load(memory_short=self._is_short))
-        ended = [self._schedule.open.pop(group) for group in stops.ended.tolist()]
-        over |= self._stop(texts, seen, stops)
+            self._reviewer.note(heat, member)
+        is_time = self._reviewer.is_time(not self._running)
+        over = np.zeros(texts.num_rows, np.bool_)
+        if not (seen or is_time):
+            return over
+        self._is_picked = False
+        ended: list[Entry[Result]] = []
+        if is_time:
+            for stops in self._reviewer.review(Load(memory_short=self._is_short)):
+                over |= self._stop(texts, stops)
+                ended += [self._schedule.open.pop(group) for group in stops.ended.tolist()]
         over |= self._park(texts, seen, save)
         for entry in ended:
             self._close(entry)
@@ -199,25 +203,24 @@ class Heats(Generic[Result]):
             if heat.branches and not heat.has_ended(member):
                 member.saved = save(row)
 
-    def _stop(self, texts: Texts, seen: Seen, stops: Stops) -> Bools:
+    def _stop(self, texts: Texts, stops: Stops) -> Bools:
         """Stop members; returns the rows (rows,) that they leave."""
-        heats = {heat.group: heat for heat, _ in seen}
         gone, running = [], []
         for group, place in zip(stops.group.tolist(), stops.member.tolist(), strict=True):
-            heat = heats[group]
+            heat = self._schedule.open[group].heat
             member = heat.members[place]
             if member.state is State.RUNNING:
                 running.append(member)
             elif member.state is State.WAITING:
                 heat.waiting.remove(place)
-            else:
+            elif member.state is State.PARKED:
                 del self._parked[member]
             member.state, member.origin = State.STOPPED, None
             gone.append(member.number)
         self._forget(gone)
         return self._leave(texts, running, lambda *_: None)
 
-    def _park(self, texts: Texts, seen: Seen, save: Save) -> Bools:
+    def _park(self, texts: Texts, seen: Sequence[tuple[Heat, Member]], save: Save) -> Bools:
         """Park members that are ahead of others or lack memory; returns the rows they leave."""
 
         def park(heat: Heat, member: Member, row: int) -> None:
@@ -235,6 +238,8 @@ class Heats(Generic[Result]):
     ) -> Bools:
         """Take members out of the batch; returns their rows (rows,)."""
         over = np.zeros(texts.num_rows, np.bool_)
+        if not members:
+            return over
         for row, request in enumerate(texts.request.tolist()):
             # Who has finished leaves anyway.
             if request not in self._running:

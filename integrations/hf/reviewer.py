@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TypeAlias
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,12 +14,42 @@ from flyball.integrations.hf.scorers import Partial
 from flyball.integrations.hf.scoring import GuardedScorer
 from flyball.policies.rejection.base import Load
 
+Longs = NDArray[np.int64]
 Floats = NDArray[np.float64]
-Seen: TypeAlias = Sequence[tuple[Heat, Member]]
+
+_ROUNDS = 4  # for which a question may wait
+
+
+@dataclass(frozen=True)
+class _Question:
+    """A member as it was when it ended or passed a checkpoint.
+
+    Attributes:
+        heat: of the member.
+        member: that goes on meanwhile.
+        tokens: (length,) its text.
+        log_prob: of the generated tokens.
+        entropy: at them; empty where nobody asks.
+        finished: whether it has ended.
+    """
+
+    heat: Heat
+    member: Member
+    tokens: Longs
+    log_prob: Floats
+    entropy: Floats
+    finished: bool
 
 
 class Reviewer:
     """Says of candidates that ended or passed a checkpoint whom their groups can do without.
+
+    A scorer that is a model reads a few tokens of many texts in little more time than of few, so
+    questions wait for those of the following rounds while candidates go on. What is scored is the
+    text at the checkpoint, and of each candidate one question is answered after the other, so that
+    the policy judges what it would have judged at once; who is stopped has only generated a few
+    tokens more, or ended. Nobody waits where candidates are parked at checkpoints, or something is
+    to begin that depends on the answer.
 
     Args:
         contests: the governor's.
@@ -29,47 +59,81 @@ class Reviewer:
     def __init__(self, contests: Contests, scorer: GuardedScorer | None) -> None:
         self._contests = contests
         self._scorer = scorer
+        self._questions: list[_Question] = []
+        self._num_rounds = 0  # since the first of them
 
-    def __call__(self, seen: Seen, load: Load) -> Stops:
-        """Score these members and ask who is to stop."""
-        scores = self._score(seen)
-        finished = np.array([member.state is State.FINISHED for _, member in seen])
-        answers = np.full(len(seen), NO_ANSWER, np.int32)
-        for place, (heat, member) in enumerate(seen):
-            if finished[place] or not np.isnan(scores[place]):
-                member.score = float(scores[place])
-            if finished[place]:
-                answers[place] = heat.number_answer(member)
+    def note(self, heat: Heat, member: Member) -> None:
+        """A member has ended or passed a checkpoint."""
+        finished = member.state is State.FINISHED
+        tokens, log_prob, entropy = member.tokens, member.log_prob, member.entropy
+        self._questions.append(_Question(heat, member, tokens, log_prob, entropy, finished))
+
+    def is_time(self, nobody_runs: bool) -> bool:
+        """Whether to review now; asked once a round."""
+        if not self._questions:
+            return False
+        self._num_rounds += 1
+        policy = self._contests.policy
+        return (
+            nobody_runs
+            or self._num_rounds >= _ROUNDS
+            or (policy is not None and (policy.waits or not policy.scores))
+            or any(q.finished and q.heat.branches and q.heat.has_run for q in self._questions)
+        )
+
+    def review(self, load: Load) -> Iterator[Stops]:
+        """Score what was noted and ask who is to stop, which has to be done before going on."""
+        self._num_rounds = 0
+        while self._questions:
+            asked: dict[Member, _Question] = {}
+            later = []
+            for question in self._questions:
+                if question.member in asked:
+                    later.append(question)
+                elif question.member.state is not State.STOPPED:
+                    asked[question.member] = question
+            self._questions = later
+            if asked:
+                yield self._ask(list(asked.values()), load)
+
+    def _ask(self, questions: Sequence[_Question], load: Load) -> Stops:
+        scores = self._score(questions)
+        finished = np.array([q.finished for q in questions])
+        answers = np.full(len(questions), NO_ANSWER, np.int32)
+        for place, question in enumerate(questions):
+            if question.finished or not np.isnan(scores[place]):
+                question.member.score = float(scores[place])
+            if question.finished:
+                answers[place] = question.heat.number_answer(question.member)
+        starts = np.array([q.member.start for q in questions], np.int32)
         candidates = Candidates(
-            group=np.array([heat.group for heat, _ in seen], np.int32),
-            member=np.array([heat.members.index(member) for heat, member in seen], np.int32),
-            num_tokens=np.array([member.num_tokens for _, member in seen], np.int32),
+            group=np.array([q.heat.group for q in questions], np.int32),
+            member=np.array([q.heat.members.index(q.member) for q in questions], np.int32),
+            num_tokens=np.array([len(q.tokens) for q in questions], np.int32) - starts,
             score=scores,
             finished=finished,
             answer=answers,
         )
         return self._contests.review(candidates, load)
 
-    def _score(self, seen: Seen) -> Floats:
+    def _score(self, questions: Sequence[_Question]) -> Floats:
         """Scores of those that need one; NaN of the others."""
-        scores = np.full(len(seen), np.nan)
+        scores = np.full(len(questions), np.nan)
         policy = self._contests.policy
         every = policy is not None and policy.scores
-        wanted = np.array([every or member.state is State.FINISHED for _, member in seen])
-        pairs = [pair for pair, needed in zip(seen, wanted, strict=True) if needed]
-        if self._scorer is None or not pairs:
+        wanted = np.array([every or q.finished for q in questions])
+        some = [q for q, needed in zip(questions, wanted, strict=True) if needed]
+        if self._scorer is None or not some:
             return scores
         scores[wanted] = self._scorer(
             Partial(
-                candidate=np.array([member.number for _, member in pairs]),
-                parent=np.array([member.parent for _, member in pairs]),
-                tokens=[member.tokens for _, member in pairs],
-                prompt_len=np.array([heat.prompt_len for heat, _ in pairs]),
-                finished=np.array(
-                    [m.state is State.FINISHED and heat.has_ended(m) for heat, m in pairs]
-                ),
-                log_prob=[member.log_prob for _, member in pairs],
-                entropy=[member.entropy for _, member in pairs],
+                candidate=np.array([q.member.number for q in some]),
+                parent=np.array([q.member.parent for q in some]),
+                tokens=[q.tokens for q in some],
+                prompt_len=np.array([q.heat.prompt_len for q in some]),
+                finished=np.array([q.finished and q.heat.has_ended(q.member) for q in some]),
+                log_prob=[q.log_prob for q in some],
+                entropy=[q.entropy for q in some],
             )
         )
         return scores

@@ -121,7 +121,7 @@ def test_who_stops_leaves_at_once_and_others_take_the_rows() -> None:
 
 def test_questions_begin_as_rows_are_free_for_all_their_candidates() -> None:
     target, _ = random_models("qwen2")
-    gov = govern(target, policy=rejection("conformal"))
+    gov = govern(target, policy=rejection("top_fraction", tau=4))
     opened = list[int]()
 
     def scorer(partial: Partial) -> Any:
