@@ -51,6 +51,10 @@ class Reviewer:
     tokens more, or ended. Nobody waits where candidates are parked at checkpoints, or something is
     to begin that depends on the answer.
 
+    Nobody of an audited group is stopped, or of any without a policy: where a scorer tells from
+    one look at a text the scores of all its beginnings, questions about such a group wait until it
+    has ended.
+
     Args:
         contests: the governor's.
         scorer: of candidates; None where nobody needs scores.
@@ -61,21 +65,30 @@ class Reviewer:
         self._scorer = scorer
         self._questions: list[_Question] = []
         self._num_rounds = 0  # since the first of them
+        # Of groups in which nobody is stopped, and of those of them that have ended.
+        self._open: dict[Heat, list[_Question]] = {}
+        self._ended: list[_Question] = []
 
     def note(self, heat: Heat, member: Member) -> None:
         """A member has ended or passed a checkpoint."""
         finished = member.state is State.FINISHED
         tokens, log_prob, entropy = member.tokens, member.log_prob, member.entropy
-        self._questions.append(_Question(heat, member, tokens, log_prob, entropy, finished))
+        question = _Question(heat, member, tokens, log_prob, entropy, finished)
+        nobody_stops = heat.audited or self._contests.policy is None
+        if not (nobody_stops and self._scorer is not None and self._scorer.tells_beginnings):
+            self._questions.append(question)
+            return
+        self._open.setdefault(heat, []).append(question)
+        if heat.has_run:
+            self._ended += self._open.pop(heat)
 
     def is_time(self, nobody_runs: bool) -> bool:
         """Whether to review now; asked once a round."""
-        if not self._questions:
-            return False
-        self._num_rounds += 1
+        self._num_rounds += len(self._questions) > 0
         policy = self._contests.policy
         return (
             nobody_runs
+            or len(self._ended) > 0
             or self._num_rounds >= _ROUNDS
             or (policy is not None and (policy.waits or not policy.scores))
             or any(q.finished and q.heat.branches and q.heat.has_run for q in self._questions)
@@ -84,6 +97,9 @@ class Reviewer:
     def review(self, load: Load) -> Iterator[Stops]:
         """Score what was noted and ask who is to stop, which has to be done before going on."""
         self._num_rounds = 0
+        if self._ended:
+            questions, self._ended = self._ended, []
+            yield self._ask(questions, self._beginnings(questions), load)
         while self._questions:
             asked: dict[Member, _Question] = {}
             later = []
@@ -94,10 +110,11 @@ class Reviewer:
                     asked[question.member] = question
             self._questions = later
             if asked:
-                yield self._ask(list(asked.values()), load)
+                questions = list(asked.values())
+                yield self._ask(questions, self._score(questions), load)
 
-    def _ask(self, questions: Sequence[_Question], load: Load) -> Stops:
-        scores = self._score(questions)
+    def _ask(self, questions: Sequence[_Question], scores: Floats, load: Load) -> Stops:
+        """Ask who is to stop; of a member several questions may come, in their order."""
         finished = np.array([q.finished for q in questions])
         answers = np.full(len(questions), NO_ANSWER, np.int32)
         for place, question in enumerate(questions):
@@ -123,17 +140,30 @@ class Reviewer:
         every = policy is not None and policy.scores
         wanted = np.array([every or q.finished for q in questions])
         some = [q for q, needed in zip(questions, wanted, strict=True) if needed]
-        if self._scorer is None or not some:
-            return scores
-        scores[wanted] = self._scorer(
-            Partial(
-                candidate=np.array([q.member.number for q in some]),
-                parent=np.array([q.member.parent for q in some]),
-                tokens=[q.tokens for q in some],
-                prompt_len=np.array([q.heat.prompt_len for q in some]),
-                finished=np.array([q.finished and q.heat.has_ended(q.member) for q in some]),
-                log_prob=[q.log_prob for q in some],
-                entropy=[q.entropy for q in some],
-            )
-        )
+        if self._scorer is not None and some:
+            scores[wanted] = self._scorer(_partial(some))
         return scores
+
+    def _beginnings(self, questions: Sequence[_Question]) -> Floats:
+        """Scores of members that have ended, at every checkpoint and at the end."""
+        assert self._scorer is not None
+        places: dict[Member, list[int]] = {}
+        for place, question in enumerate(questions):
+            places.setdefault(question.member, []).append(place)
+        lengths = [np.array([len(questions[p].tokens) for p in own]) for own in places.values()]
+        partial = _partial([questions[own[-1]] for own in places.values()])
+        scores = np.full(len(questions), np.nan)
+        scores[np.concatenate(list(places.values()))] = self._scorer.beginnings(partial, lengths)
+        return scores
+
+
+def _partial(questions: Sequence[_Question]) -> Partial:
+    return Partial(
+        candidate=np.array([q.member.number for q in questions]),
+        parent=np.array([q.member.parent for q in questions]),
+        tokens=[q.tokens for q in questions],
+        prompt_len=np.array([q.heat.prompt_len for q in questions]),
+        finished=np.array([q.finished and q.heat.has_ended(q.member) for q in questions]),
+        log_prob=[q.log_prob for q in questions],
+        entropy=[q.entropy for q in questions],
+    )

@@ -214,6 +214,16 @@ def test_texts_that_are_alike_for_a_while_get_the_scores_of_fresh_forwards(max_r
             scorer.forget(gone)
 
 
+@pytest.mark.parametrize("mean", [False, True])
+def test_beginnings_get_the_scores_of_texts_that_end_there(mean: bool) -> None:
+    scorer = ImplicitRewardModel(random_models("qwen2")[0], mean=mean)
+    texts = [np.arange(3, 20), np.arange(3, 12)]
+    lengths = [np.array([5, 9, 17]), np.array([4, 9])]
+    told = scorer.beginnings(partial(texts, [4, 4], finished=[True, True]), lengths)
+    every = [text[:end] for text, own in zip(texts, lengths, strict=True) for end in own]
+    np.testing.assert_allclose(told, scorer(partial(every, 4)), rtol=0, atol=1e-9)
+
+
 def test_what_texts_have_in_common_is_read_once() -> None:
     scorer = ImplicitRewardModel(random_models("qwen2")[0])
     scorer(partial([[3, 4, 5, 6, 7]] * 3, 3))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import pytest
 from hf_texts import random_models, random_rows
 from search_texts import SAMPLED, Recorder, assert_nothing_open, mean_token, rejection, watch_rows
 
@@ -37,6 +38,58 @@ def test_candidates_are_scored_as_they_were_at_every_checkpoint() -> None:
     }
     # Numbers go by the order of questions, all of whose candidates finish.
     assert lengths(scorer.asked) == passed
+
+
+class Told(Recorder):
+    """Tells the scores of beginnings, too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.told: list[list[list[int]]] = []
+
+    def beginnings(self, partial: Partial, lengths: Any) -> Any:
+        ends = zip(partial.prompt_len.tolist(), lengths, strict=True)
+        self.told.append([(own - start).tolist() for start, own in ends])
+        return np.array(
+            [
+                partial.generated(row)[:count].mean()
+                for row, counts in enumerate(self.told[-1])
+                for count in counts
+            ]
+        )
+
+
+@pytest.mark.parametrize("policy", [rejection("conformal"), {"version": 1}])
+def test_of_groups_in_which_nobody_is_stopped_beginnings_are_asked_at_the_end(policy: Any) -> None:
+    target, _ = random_models("qwen2")
+    plain, told = Recorder(), Told()
+    settings: dict[str, Any] = {"num_candidates": 5, "seeds": [1, 2, 3], "batch_size": 7}
+    results = []
+    for scorer in (plain, told):
+        with govern(target, policy=policy) as gov:
+            results.append(search(gov, random_rows(3), scorer=scorer, **settings, **SAMPLED))
+            assert_nothing_open(gov)
+    for one, other in zip(*results, strict=True):
+        assert one.best == other.best
+        assert [c.score for c in one.candidates] == [c.score for c in other.candidates]
+    assert not told.asked
+    assert len(told.told) == 3
+    asked = [counts for call in told.told for counts in call]
+    assert sorted(asked) == sorted(lengths(plain.asked).values())
+
+
+def test_beginnings_that_fail_stop_nobody(caplog: pytest.LogCaptureFixture) -> None:
+    target, _ = random_models("qwen2")
+
+    class Failing(Recorder):
+        def beginnings(self, partial: Partial, lengths: Any) -> Any:
+            return [1.0]
+
+    gov = govern(target, policy=rejection("conformal"))
+    found = search(gov, random_rows(3), num_candidates=5, scorer=Failing(), **SAMPLED)
+    assert all(candidate.finished for result in found for candidate in result.candidates)
+    assert len([r for r in caplog.records if "from the scorer" in r.getMessage()]) == 1
+    assert_nothing_open(gov)
 
 
 def test_questions_of_several_rounds_are_asked_together() -> None:
