@@ -25,6 +25,7 @@ from flyball.policies.throttle.space import Floats, Places, Space
 NUM_SURFACES = 40
 WINDOW_S = (20.0, 120.0)  # of a try: as long as it takes to generate
 WINDOW_TOKENS = 2000.0
+NUM_KNOWN = 4  # loads whose truth is kept: a day has hundreds, of a megabyte each
 SETTINGS = (1800, 12_500)  # that a surface has: clocks are thinned until they are few enough
 THINNED = (
     *((graphics, 1, cpu) for cpu in (1, 2) for graphics in (1, 2, 3, 4, 6)),
@@ -105,6 +106,8 @@ class Surface:
         """What every setting of the grid comes to, exactly."""
         context = context or self.context
         if context not in self._known:
+            while len(self._known) >= NUM_KNOWN:
+                self._known.pop(next(iter(self._known)))
             settings = settings_of(
                 self.model.spec, self.space, self.space.grid, context.batch_size
             )

@@ -106,7 +106,8 @@ def throttle(
 
 def _real(name: Literal["cpu", "nvml"], gpu: int, apply: bool, command: list[str]) -> _Bench:
     from flyball.commands.throttle_command import RUN, command_trial
-    from flyball.commands.throttle_devices import describe_knobs, open_device
+    from flyball.commands.throttle_devices import describe_knobs
+    from flyball.integrations.hardware.devices import open_device
 
     device, meter = open_device(name, gpu, dry_run=not apply)
     space = device.capabilities()

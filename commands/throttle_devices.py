@@ -1,33 +1,11 @@
-"""Devices by the names that `flyball throttle` gives them."""
+"""Knobs and settings as people write and read them."""
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any
 
 from flyball.controller.errors import HardwareError
-from flyball.controller.hardware import Meter
-from flyball.integrations.hardware.base import LeverActuator
 from flyball.policies.throttle.space import Space, Value
-
-
-def open_device(
-    name: Literal["cpu", "nvml"], gpu: int, dry_run: bool
-) -> tuple[LeverActuator, Meter]:
-    """A device and its best meter.
-
-    Raises:
-        HardwareError: it is not here, or another process governs it; in one line.
-    """
-    if name == "cpu":
-        from flyball.integrations.hardware.cpu import CpuActuator
-        from flyball.integrations.hardware.cpu_seconds import cpu_meter
-
-        return CpuActuator(dry_run), cpu_meter()
-    from flyball.integrations.hardware.nvml import NvmlActuator
-    from flyball.integrations.hardware.nvml_meter import nvml_meter
-
-    actuator = NvmlActuator(gpu, dry_run=dry_run)
-    return actuator, nvml_meter(actuator.gpu)
 
 
 def parse_setting(words: list[str], space: Space) -> dict[str, Value]:

@@ -355,6 +355,20 @@ class Beliefs:
                 draft.hasten()
                 self._learn(draft)
 
+    def token_price(self, batch_size: int) -> float:
+        """What one more row's token costs, in tokens that the host makes in the same seconds.
+
+        With T(b) the seconds of a round of b rows without drafts, each of which brings a token,
+        rows added to half the batch take T(b) - T(b / 2) and cost b / T(b) tokens a second: over
+        b / 2 rows 2 (1 - T(b / 2) / T(b)) each. 1, where rows cost what they bring, as long as
+        either is unknown.
+        """
+        self._guard.at_work = "cost"
+        sizes = max(batch_size // 2, 1), batch_size
+        half, whole = (float(self._cost.round_s(size)[-1, 0]) for size in sizes)
+        price = 2.0 * (1.0 - half / whole)
+        return min(max(price, 0.0), 1.0) if batch_size > 1 and np.isfinite(price) else 1.0
+
     def learn_cost(self, cost: Cost) -> bool:
         """Take in seconds alone; False where they cannot be true."""
         if not cost.sound or (cost.num_draft_steps > 0 and cost.draft not in self._drafts):

@@ -24,6 +24,7 @@ from flyball.controller.guard import (
     check_stops,
 )
 from flyball.controller.history import History
+from flyball.controller.limits import Limits
 from flyball.controller.look import Look
 from flyball.controller.policy_file import PolicyFile
 from flyball.controller.recording import open_recording
@@ -59,9 +60,8 @@ class Governor:
 
     Attributes:
         num_steps: steps that were planned; the id of the last.
-        draft_len_limit: no plan is longer from now on, whatever the policy decides; None without
-            a limit.
         contests: groups of candidates that compete, for searches.
+        limits: within which it plans, and its host admits.
     """
 
     def __init__(
@@ -78,7 +78,7 @@ class Governor:
         self._pool = SlotPool()
         self._seat = Seat(policy, host, self._pool)
         self.num_steps = 0
-        self.draft_len_limit: int | None = None
+        self.limits = Limits()
         self._steps = Steps(host.feedback_delay)
         self._ensemble: Ensemble | None = None
         if host.num_members and policy.ensemble is not None:
@@ -94,6 +94,16 @@ class Governor:
     def max_draft_len(self) -> int:
         """Largest length that policy file and host allow."""
         return self._seat.max_draft_len
+
+    @property
+    def engine_id(self) -> str:
+        """Name of the engine."""
+        return self._host.engine_id
+
+    @property
+    def policy_file(self) -> PolicyFile:
+        """In force."""
+        return self._seat.file
 
     @property
     def wants_confidence(self) -> bool:
@@ -231,6 +241,7 @@ class Governor:
             for offer in offers:
                 check_draft(self._host, offer.draft, steps=False)
             offers = self._guard.sound_offers(offers, len(slots))
+        offers, room = self.limits.bound_drafts(self._host, offers, room, len(slots))
         started = self._clock()
         try:
             look = self._beliefs.look(slots, batch_size or len(slots), offers, room)
@@ -247,6 +258,14 @@ class Governor:
         step.planned = plan.draft_len
         return plan
 
+    def token_price(self, batch_size: int) -> float:
+        """What one more row's token costs in a batch, in tokens: from 0 to 1; see `Load`."""
+        try:
+            return self._beliefs.token_price(batch_size)
+        except Exception as error:
+            self._fail(error)
+            return 1.0
+
     def _decide(self, look: Look) -> Plan:
         if self._seat.policy is None:
             self._guard.at_work = "admit"
@@ -262,8 +281,6 @@ class Governor:
             draft_len = np.minimum(draft_len, choice.limit)
         else:
             draft_len[:] = min(round(float(draft_len.mean())), int(choice.limit.min()))
-        if self.draft_len_limit is not None:
-            draft_len = np.minimum(draft_len, self.draft_len_limit)
         return Plan(self.num_steps, draft_len, choice.draft)
 
     def stop(

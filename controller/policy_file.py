@@ -77,6 +77,29 @@ class TraceSettings(BaseModel):
     )
 
 
+class ObjectiveSettings(BaseModel):
+    """What the hardware is set for."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+    maximize: Literal["tokens_per_joule", "tokens_per_second"] = Field(
+        default="tokens_per_joule", description="What the throttle section's policy looks for."
+    )
+    power_cap_w: float | None = Field(
+        default=None, gt=0.0, description="Watts to stay below on average; left out, no cap."
+    )
+
+
+class SLOSettings(BaseModel):
+    """What is promised to those who are served."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+    token_latency_p99_ms: float = Field(
+        gt=0.0, description="Milliseconds that 99 of 100 tokens take at most."
+    )
+
+
 class GovernorSettings(BaseModel):
     """Whom the governor follows."""
 
@@ -125,6 +148,12 @@ class PolicyFile(BaseModel):
         default=None,
         description="Which clocks, limits and counts to set; left out, they are left alone.",
     )
+    objective: ObjectiveSettings = Field(
+        default=ObjectiveSettings(), description="What they are set for."
+    )
+    slo: SLOSettings | None = Field(
+        default=None, description="What is promised, whatever is set; left out, nothing."
+    )
     governor: GovernorSettings | None = Field(
         default=None,
         description="Left out, shadows are followed where the length section is left out or names "
@@ -147,6 +176,15 @@ class PolicyFile(BaseModel):
     def __eq__(self, other: object) -> bool:
         """Whether both say the same, wherever they were read from."""
         return isinstance(other, PolicyFile) and self.model_dump() == other.model_dump()
+
+    @property
+    def goal(self) -> Goal:
+        """What the throttle section's policy is to reach."""
+        return Goal(
+            self.objective.maximize,
+            None if self.slo is None else 1e-3 * self.slo.token_latency_p99_ms,
+            self.objective.power_cap_w,
+        )
 
     def offline(self) -> PolicyFile:
         """The same for replays: nothing is recorded, and no file is watched."""

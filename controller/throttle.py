@@ -104,7 +104,7 @@ class Throttle:
         batch_size: float,
         latencies_s: Floats | None = None,
         num_waiting: int = 0,
-        num_drafted: int = 0,
+        num_seen: int = 0,
         num_accepted: int = 0,
         num_arrived: float | None = None,
     ) -> None:
@@ -117,10 +117,11 @@ class Throttle:
             latencies_s: (tokens,) seconds that each token took; left out, requests share the
                 tokens evenly.
             num_waiting: requests that wait to be let in.
-            num_drafted: tokens that were verified.
+            num_seen: drafted tokens of which is known whether they are right: none after a
+                rejected one.
             num_accepted: of them accepted.
             num_arrived: tokens that were asked for since the step before, if that is known;
-                those generated stand in.
+                those generated stand in. Infinite where requests wait all along.
         """
         if self._closed:
             return
@@ -130,10 +131,10 @@ class Throttle:
             self._adopt(wait=False)  # this step ran before
             return
         try:
-            numbers = (num_tokens, step_s, batch_size, num_drafted, num_accepted)
-            check_step((*numbers, 0.0 if num_arrived is None else num_arrived), latencies_s)
+            numbers = (num_tokens, step_s, batch_size, num_seen, num_accepted)
+            check_step(numbers, latencies_s, num_arrived)
             sums.add(
-                num_tokens, step_s, batch_size, latencies_s, num_drafted, num_accepted, num_arrived
+                num_tokens, step_s, batch_size, latencies_s, num_seen, num_accepted, num_arrived
             )
         except Exception as error:
             self._desk.guard.count("step", repr(error))
@@ -194,7 +195,9 @@ class Throttle:
         self._worker.join()
 
 
-def check_step(numbers: tuple[float, ...], latencies_s: Floats | None) -> None:
+def check_step(
+    numbers: tuple[float, ...], latencies_s: Floats | None, num_arrived: float | None
+) -> None:
     """Refuse what cannot be true.
 
     Raises:
@@ -204,3 +207,5 @@ def check_step(numbers: tuple[float, ...], latencies_s: Floats | None) -> None:
         raise ValueError(f"expected counts and seconds, but got {numbers}")
     if latencies_s is not None and not np.isfinite(latencies_s).all():
         raise ValueError("expected latencies that are seconds, but got some that are not finite")
+    if num_arrived is not None and not num_arrived >= 0:
+        raise ValueError(f"expected tokens that arrived, but got {num_arrived}")

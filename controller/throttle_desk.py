@@ -58,6 +58,7 @@ class ThrottleDesk:
         self._meter = meter
         self._share = share
         self._began_j = float("nan")
+        self._acceptance = 0.0  # of the latest window that drafted
         self._closed = False
         self._turn = threading.Lock()  # of whoever sets the actuator
 
@@ -85,7 +86,10 @@ class ThrottleDesk:
             guard.at_work = "meter"
             energy_j = self._meter.energy_j() - self._began_j
             guard.at_work = "policy"
-            window = ended.sums.window(ended.ended_s, energy_j, ended.num_waiting, self._share)
+            window = ended.sums.window(
+                ended.ended_s, energy_j, ended.num_waiting, self._share, self._acceptance
+            )
+            self._acceptance = window.context.acceptance
             self._policy.learn(window)
             setting = self._policy.decide(window.context, ended.num_waiting)
             check_setting(setting, self.space)

@@ -26,7 +26,7 @@ class WindowSums:
     setting: Places
     began_s: float
     num_tokens: int = 0
-    num_drafted: int = 0
+    num_seen: int = 0
     num_accepted: int = 0
     num_arrived: float = 0.0
     steps_s: float = 0.0
@@ -39,13 +39,13 @@ class WindowSums:
         step_s: float,
         batch_size: float,
         latencies_s: Floats | None,
-        num_drafted: int,
+        num_seen: int,
         num_accepted: int,
         num_arrived: float | None,
     ) -> None:
         """Add a step; see `Throttle.observe`."""
         self.num_tokens += num_tokens
-        self.num_drafted += num_drafted
+        self.num_seen += num_seen
         self.num_accepted += num_accepted
         self.num_arrived += num_tokens if num_arrived is None else num_arrived
         self.steps_s += step_s
@@ -56,7 +56,9 @@ class WindowSums:
             each_s = np.array([step_s * batch_size / num_tokens])
             self.latencies.add(each_s, float(num_tokens))
 
-    def window(self, ended_s: float, energy_j: float, num_waiting: int, share: float) -> Window:
+    def window(
+        self, ended_s: float, energy_j: float, num_waiting: int, share: float, acceptance: float
+    ) -> Window:
         """What the window showed.
 
         Args:
@@ -64,12 +66,13 @@ class WindowSums:
             energy_j: drawn.
             num_waiting: requests that wait at its end.
             share: of token latencies that the SLO speaks of.
+            acceptance: where nothing was drafted.
         """
         window_s = ended_s - self.began_s
         context = Context(
             tokens_per_s=self.num_arrived / window_s,
             batch_size=self.batch_s / self.steps_s if self.steps_s else 0.0,
-            acceptance=self.num_accepted / self.num_drafted if self.num_drafted else 0.0,
+            acceptance=self.num_accepted / self.num_seen if self.num_seen else acceptance,
         )
         return Window(
             setting=self.setting,

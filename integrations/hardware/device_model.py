@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -69,10 +69,6 @@ class Steady:
     def energy_per_token_j(self) -> Floats:
         """(S,), idle time included."""
         return self.power_w / self.tokens_per_s
-
-    def take(self, rows: Places) -> Steady:
-        """What some of the settings come to."""
-        return Steady(**{field.name: getattr(self, field.name)[rows] for field in fields(self)})
 
 
 class DeviceModel:

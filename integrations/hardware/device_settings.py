@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, fields
 
 import numpy as np
 from numpy.typing import NDArray
 
 from flyball.integrations.hardware.device_spec import DeviceSpec
-from flyball.policies.throttle.space import Places, Space, Value
+from flyball.policies.throttle.space import Places, Space
 
 Floats = NDArray[np.float64]
 
@@ -88,10 +87,3 @@ def settings_of(spec: DeviceSpec, space: Space, places: Places, batch_size: floa
         else:
             columns[knob.name] = space.column(j, places)
     return Settings(backend=backend, **columns)
-
-
-def settings_named(
-    spec: DeviceSpec, space: Space, named: Mapping[str, Value], batch_size: float
-) -> Settings:
-    """One setting (1,), by the actuator's names."""
-    return settings_of(spec, space, space.placed(named)[None], batch_size)

@@ -84,10 +84,28 @@ def draft_lever(governor: Governor) -> CallbackLever:
     most = governor.max_draft_len
 
     def limit(value: Value) -> None:
-        governor.draft_len_limit = int(value)
+        governor.limits.draft_len = int(value)
 
     def in_force() -> Value:
-        limited = governor.draft_len_limit
+        limited = governor.limits.draft_len
         return float(most if limited is None else limited)
 
     return CallbackLever(count_knob("draft_len", most, least=0), in_force, limit)
+
+
+def batch_lever(governor: Governor, most: int) -> CallbackLever:
+    """The most requests that decode at a time, where the host goes by the governor's limits.
+
+    Args:
+        governor: whose limits the host goes by.
+        most: that the host takes.
+    """
+
+    def limit(value: Value) -> None:
+        governor.limits.batch_size = int(value)
+
+    def in_force() -> Value:
+        limited = governor.limits.batch_size
+        return float(most if limited is None else limited)
+
+    return CallbackLever(count_knob("batch_size", most), in_force, limit)

@@ -9,6 +9,7 @@ from transformers import GenerationConfig, PreTrainedModel
 
 from flyball.controller.contract import PROMPT_LOOKUP
 from flyball.controller.governor import Governor
+from flyball.controller.throttle import Throttle
 from flyball.integrations.hf.cached_model import CachedModel
 from flyball.integrations.hf.draft import ModelDraft
 from flyball.integrations.hf.drafts import Drafts
@@ -42,6 +43,7 @@ class Call:
         tree_width: candidates at each drafted position.
         watch: sees the rows as they grow; None without.
         max_tokens: of keys and values, for each model and lane; None without a bound.
+        throttle: sets batch, draft length and hardware meanwhile; None without.
     """
 
     num_rows: int
@@ -53,6 +55,7 @@ class Call:
     tree_width: int
     watch: Watch | None = None
     max_tokens: int | None = None
+    throttle: Throttle | None = None
 
 
 def assemble(
@@ -111,6 +114,7 @@ def assemble(
         on_round,
         on_token,
         call.watch,
+        call.throttle,
     )
 
 

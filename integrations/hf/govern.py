@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import functools
-import threading
-import weakref
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -28,12 +25,10 @@ from flyball.controller.errors import HostError
 from flyball.controller.governor import Governor
 from flyball.controller.policy_file import PolicyFile, load_policy
 from flyball.integrations.hf.arguments import with_stop_strings
-from flyball.integrations.hf.assemble import Call, assemble
 from flyball.integrations.hf.call_checks import (
     check_call,
     check_drawn,
     check_many,
-    check_prepared,
     check_seeds,
 )
 from flyball.integrations.hf.checks import (
@@ -45,18 +40,15 @@ from flyball.integrations.hf.checks import (
 from flyball.integrations.hf.heads import prepare_head
 from flyball.integrations.hf.hosts import as_views, host_info
 from flyball.integrations.hf.images import prompt_images
-from flyball.integrations.hf.loop import Decoding
 from flyball.integrations.hf.prompts import Prompts
+from flyball.integrations.hf.session import Session
 from flyball.integrations.hf.stats import GenerateStats, RoundStats
 from flyball.integrations.hf.views import DraftView
-from flyball.integrations.hf.watch import Queue, Watch
 from flyball.kernels.head import AcceptanceHead
 from flyball.kernels.verify import Verification
 
 if TYPE_CHECKING:
     Draft: TypeAlias = PreTrainedModel | DraftView | str
-
-_in_use: weakref.WeakKeyDictionary[PreTrainedModel, threading.Lock] = weakref.WeakKeyDictionary()
 
 
 def govern(
@@ -120,6 +112,7 @@ class GovernedGenerate:
 
     Attributes:
         governor: what decides.
+        session: the model, and what its calls have in common.
     """
 
     def __init__(
@@ -135,30 +128,25 @@ class GovernedGenerate:
         check_model(model, "target")
         check_drafts(model, drafts)
         check_verification(verification, tree_width)
-        self._model = model
-        self._drafts = as_views(drafts)
-        self._head = prepare_head(acceptance_head, self._drafts)
-        self._verification: Verification = verification
-        self._tree_width = tree_width
-        self._on_round = on_round
-        self._stats = GenerateStats()
-        self._closed = False
+        views = as_views(drafts)
+        head = prepare_head(acceptance_head, views)
         self.governor = governor
+        self.session = Session(model, views, governor, head, verification, tree_width, on_round)
 
     @property
     def model(self) -> PreTrainedModel:
         """The governed target."""
-        return self._model
+        return self.session.model
 
     @property
     def max_draft_len(self) -> int:
         """Most tokens that are drafted at a time."""
-        return self.governor.max_draft_len if self._drafts else 0
+        return self.governor.max_draft_len if self.session.drafts else 0
 
     @property
     def stats(self) -> GenerateStats:
         """Sums over all calls so far."""
-        return replace(self._stats)
+        return self.session.stats
 
     def __enter__(self) -> GovernedGenerate:
         """Closed at the end of the block."""
@@ -169,9 +157,8 @@ class GovernedGenerate:
         self.close()
 
     def close(self) -> None:
-        """Write out what is kept; further calls are refused."""
-        self._closed = True
-        self.governor.close()
+        """Write out what is kept and put hardware back; further calls are refused."""
+        self.session.close()
 
     def __call__(
         self,
@@ -198,7 +185,7 @@ class GovernedGenerate:
             (rows, length) token ids, or the usual output class if the configuration asks for it.
         """
         prepared = (input_ids, logits_processor, stopping_criteria, generation_config)
-        with self.exclusive():
+        with self.session.exclusive():
             return self._decode(model, *prepared, draft_inputs=draft_inputs, **model_kwargs)
 
     def generate(
@@ -230,8 +217,8 @@ class GovernedGenerate:
             decode = functools.partial(
                 self._decode, token_streamer=streamer, draft_inputs=draft_inputs
             )
-            with self.exclusive():
-                result: torch.Tensor | GenerateDecoderOnlyOutput = self._model.generate(
+            with self.session.exclusive():
+                result: torch.Tensor | GenerateDecoderOnlyOutput = self.session.model.generate(
                     inputs, custom_generate=decode, **settings
                 )
             return result
@@ -278,59 +265,23 @@ class GovernedGenerate:
             return []
 
         def prepare(number: int) -> tuple[Prompts, GenerationConfig]:
-            prepared, config = self.prepare(prompts[number], limits[number], settings)
+            prepared, config = self.session.prepare(prompts[number], limits[number], settings)
             if own_seeds is not None:
                 check_drawn(config)
                 prepared = replace(prepared, seeds=np.array([own_seeds[number]], np.uint64))
             return prepared, config
 
-        with self.exclusive():
+        with self.session.exclusive():
             first, config = prepare(0)
             queue: deque[Callable[[], Prompts]] = deque([lambda: first])
             queue.extend(
                 functools.partial(lambda n: prepare(n)[0], n) for n in range(1, len(prompts))
             )
             with torch.inference_mode():
-                texts = self.assemble(min(batch_size, len(prompts)), config, queue, first).run()
-        return [torch.from_numpy(text).to(self._model.device) for text in texts]
-
-    def prepare(
-        self, prompt: Sequence[int] | torch.Tensor, limit: int | None, settings: dict[str, Any]
-    ) -> tuple[Prompts, GenerationConfig]:
-        """Let transformers prepare one prompt of a queue as for a call of its own.
-
-        Args:
-            prompt: token ids.
-            limit: new tokens; None where `settings` say it.
-            settings: of `generate`.
-
-        Raises:
-            HostError: settings that a queue cannot serve.
-        """
-        prepared: list[tuple[Prompts, GenerationConfig]] = []
-
-        def note(
-            model: PreTrainedModel,
-            input_ids: torch.Tensor,
-            logits_processor: LogitsProcessorList,
-            stopping_criteria: StoppingCriteriaList,
-            generation_config: GenerationConfig,
-            **model_kwargs: Any,
-        ) -> torch.Tensor:
-            check_call(self._model, model, input_ids, generation_config, model_kwargs)
-            check_prepared(input_ids, generation_config, model_kwargs)
-            prompts = Prompts.prepared(
-                input_ids, None, logits_processor, stopping_criteria, generation_config
-            )
-            prepared.append((prompts, generation_config))
-            return input_ids
-
-        ids = torch.as_tensor(prompt, dtype=torch.long, device=self._model.device)[None]
-        own = {} if limit is None else {"max_new_tokens": limit}
-        self._model.generate(
-            ids, attention_mask=torch.ones_like(ids), custom_generate=note, **own, **settings
-        )
-        return prepared[0]
+                texts = self.session.assemble(
+                    min(batch_size, len(prompts)), config, queue, first
+                ).run()
+        return [torch.from_numpy(text).to(self.session.model.device) for text in texts]
 
     def _decode(
         self,
@@ -343,7 +294,7 @@ class GovernedGenerate:
         draft_inputs: Mapping[str, Any] | None = None,
         **model_kwargs: Any,
     ) -> torch.Tensor | GenerateDecoderOnlyOutput:
-        check_call(self._model, model, input_ids, generation_config, model_kwargs)
+        check_call(self.session.model, model, input_ids, generation_config, model_kwargs)
         rows = len(input_ids)
         if token_streamer is not None:
             if rows > 1:
@@ -363,7 +314,7 @@ class GovernedGenerate:
         on_token = None if token_streamer is None else functools.partial(_put, token_streamer)
         with torch.inference_mode():
             queue: deque[Callable[[], Prompts]] = deque([lambda: prompts])
-            decoding = self.assemble(
+            decoding = self.session.assemble(
                 rows,
                 generation_config,
                 queue,
@@ -387,72 +338,6 @@ class GovernedGenerate:
             scores=decoding.scores.result(new) if decoding.scores else None,
             logits=decoding.logits.result(new) if decoding.logits else None,
         )
-
-    def assemble(
-        self,
-        num_rows: int,
-        config: GenerationConfig,
-        queue: Queue,
-        first: Prompts,
-        on_token: Callable[[int], None] | None = None,
-        *,
-        together: bool = False,
-        watch: Watch | None = None,
-        max_tokens: int | None = None,
-    ) -> Decoding:
-        """The loop of one call; its caller holds the model.
-
-        Args:
-            num_rows: most texts at a time.
-            config: prepared.
-            queue: makes the prompts to come.
-            first: the first of them, or one like them.
-            on_token: called with every token of the first row.
-            together: all rows go on until the last has ended.
-            watch: sees the rows as they grow and may end them.
-            max_tokens: of keys and values, as long as the watch keeps rows within them.
-        """
-        self._stats.num_calls += 1
-        return assemble(
-            self._model,
-            self._drafts,
-            self.governor,
-            Call(
-                num_rows,
-                config,
-                queue,
-                first,
-                together,
-                self._verification,
-                self._tree_width,
-                watch,
-                max_tokens,
-            ),
-            self._stats,
-            self._on_round,
-            on_token,
-            self._head,
-        )
-
-    @contextmanager
-    def exclusive(self) -> Iterator[None]:
-        """Hold the model for one call.
-
-        Raises:
-            HostError: another call holds it, or the governor is closed.
-        """
-        if self._closed:
-            raise HostError("expected an open governor, but it is closed; make a new one: govern")
-        lock = _in_use.setdefault(self._model, threading.Lock())
-        if not lock.acquire(blocking=False):
-            raise HostError(
-                f"expected one call at a time, but this {type(self._model).__name__} is already "
-                "generating; wait for that call, or batch the prompts with generate_many"
-            )
-        try:
-            yield
-        finally:
-            lock.release()
 
 
 def _put(streamer: BaseStreamer, token: int) -> None:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from transformers import GenerationConfig
 
 from flyball.controller.governor import Cost, Governor, Outcomes, Plan
+from flyball.controller.throttle import Throttle
 from flyball.integrations.hf.cached_model import CachedModel
 from flyball.integrations.hf.device import HostCopy, RoundClock, upload
 from flyball.integrations.hf.drafts import Drafts
@@ -47,6 +48,7 @@ class Decoding:
         on_round: called after every round.
         on_token: called with every token of the batch's first row.
         watch: sees the rows as they grow and may end them; None without.
+        throttle: sets batch, draft length and hardware meanwhile; None without.
     """
 
     def __init__(
@@ -63,6 +65,7 @@ class Decoding:
         on_round: Callable[[RoundStats], None] | None = None,
         on_token: Callable[[int], None] | None = None,
         watch: Watch | None = None,
+        throttle: Throttle | None = None,
     ) -> None:
         self._target = target
         self._texts = texts
@@ -76,6 +79,7 @@ class Decoding:
         self._on_round = on_round
         self._on_token = on_token
         self._watch = watch
+        self._throttle = throttle
         self._slots: Ints = np.zeros(0, np.int32)
         self._num_requests = 0
         self._results: dict[int, Longs] = {}
@@ -117,8 +121,10 @@ class Decoding:
     def _admit(self) -> bool:
         """Fill free rows from the queue and settle the first token of each text read anew."""
         texts, before = self._texts, len(self._slots)
-        unread: list[Longs] = []
-        while texts.num_rows < texts.max_rows and self._queue:
+        most, unread = texts.max_rows, list[Longs]()
+        if self._governor.limits.batch_size is not None:
+            most = min(most, max(self._governor.limits.batch_size, 1))
+        while texts.num_rows < most and self._queue:
             prompts = self._queue.popleft()()
             count = len(prompts.tokens)
             request = self._num_requests + np.arange(count)
@@ -236,6 +242,15 @@ class Decoding:
             )
         self._governor.observe(outcomes, cost)
         self._evidence.put(plan, slots, proposal, observed, verdict.scores)
+        if self._throttle is not None:
+            self._throttle.observe(
+                int(kept.sum()),
+                step_s,
+                len(slots),
+                num_seen=int(observed.sum()),
+                num_accepted=int(chain.sum()),
+                num_arrived=np.inf,  # prompts are there all along, and none waits for a user
+            )
         self._stats.num_rounds += 1
         self._stats.num_drafted += int(proposal.draft_len.sum())
         self._stats.num_accepted += int(accepted.sum())

@@ -101,13 +101,13 @@ def search(
         return []
     if own_seeds is None:
         own_seeds = torch.randint(2**63 - 1, (len(prompts),)).tolist()
-    first, config = gov.prepare(prompts[0], limits[0], settings)
+    first, config = gov.session.prepare(prompts[0], limits[0], settings)
     check_sampled(config)
     next_number = itertools.count().__next__
 
     def question(number: int) -> Generator[Heat, None, SearchResult]:
         def make() -> Prompts:
-            return gov.prepare(prompts[number], limits[number], settings)[0]
+            return gov.session.prepare(prompts[number], limits[number], settings)[0]
 
         asked = Question(make, own_seeds[number], next_number)
         if method == "beam":
@@ -123,10 +123,10 @@ def search(
     )
     # The loop is made for texts with seeds.
     seeded = replace(first, seeds=np.zeros(1, np.uint64))
-    with gov.exclusive():
+    with gov.session.exclusive():
         try:
             with torch.inference_mode():
-                gov.assemble(
+                gov.session.assemble(
                     batch_size, config, heats, seeded, watch=heats, max_tokens=memory_tokens
                 ).run()
         finally:

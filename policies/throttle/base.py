@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from flyball.policies.throttle.space import Floats, Places, Space
 
@@ -18,6 +18,17 @@ class ThrottleSettings(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
     policy: str
+    actuator: Literal["engine", "cpu", "nvml"] = Field(
+        default="engine",
+        description="What a host sets: its own batch and draft length, and with 'cpu' threads and "
+        "the CPU's clock, with 'nvml' the clocks and the power limit of its GPU as well.",
+    )
+    dry_run: bool = Field(
+        default=True, description="A host logs what it would set, and sets nothing."
+    )
+    window_s: float = Field(
+        default=2.0, gt=0.0, description="Seconds that a host measures a setting, at least."
+    )
 
 
 @dataclass(frozen=True)
@@ -41,7 +52,8 @@ class Context:
     """What is asked of the hardware, and cannot be chosen.
 
     Attributes:
-        tokens_per_s: that arrive to be generated, whether or not they can be.
+        tokens_per_s: that arrive to be generated, whether or not they can be; infinite where
+            requests wait all along, as in a queue that is worked off.
         batch_size: requests that decode at a time.
         acceptance: share of drafted tokens that the target accepts, one by one; 0 without a
             draft.

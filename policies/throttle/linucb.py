@@ -49,8 +49,8 @@ class LinUCB(ThrottlePolicy):
     their running mean and deviation, cut at 3. Exploration 10 exp(-0.02 t), at least 0.1. An arm
     is dropped for a mean reward below -1.2 after 3 windows and, every 20 windows after 30, for
     one 0.5 below the best; a clock below 0.4 of the top that is dropped takes all lower ones
-    along. What differs: a window that breaks a promise has the least reward, -2, since AGFT
-    itself knows of no SLO; and the features are those that `Context` has of AGFT's seven.
+    along. What differs: a window that breaks a promise has the least reward, -2, since AGFT itself
+    knows of no SLO; and the features are those that `Context` has of AGFT's seven.
     """
 
     Settings = LinUCBSettings

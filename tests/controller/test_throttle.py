@@ -58,7 +58,7 @@ def start() -> Iterator[Starter]:
 
 def test_a_window_sums_up_its_steps(start: Starter) -> None:
     run = start()
-    run.step(num_drafted=10, num_accepted=7, num_arrived=16.0)
+    run.step(num_seen=10, num_accepted=7, num_arrived=16.0)
     run.step(STEPS - 2, latencies_s=np.full(8, 0.04), num_arrived=0.0)
     run.step(num_tokens=0, batch_size=14, num_waiting=3)
     (window,) = run.policy.windows
@@ -186,7 +186,8 @@ def test_an_actuator_that_cannot_even_be_restored_stops_nothing(start: Starter) 
         {"num_tokens": -1},
         {"latencies_s": np.array([0.1, np.nan])},
         {"batch_size": math.inf},
-        {"num_drafted": "some"},
+        {"num_seen": "some"},
+        {"num_arrived": math.nan},
     ],
     ids=lambda told: next(iter(told)),
 )
