@@ -17,7 +17,7 @@ enum {
 /* Mirrored by fake_nvml.py. */
 struct state {
     int init_error, read_error, set_error; /* return codes, 0 for success */
-    int energy_supported;
+    int energy_supported, power_supported, clocks_supported;
     unsigned graphics_lock, memory_lock; /* MHz, 0 for none */
     unsigned power_limit, default_limit, least_limit, most_limit, power; /* mW */
     unsigned temperature;
@@ -89,6 +89,7 @@ static int list(const unsigned *from, unsigned length, unsigned *count, unsigned
 
 int nvmlDeviceGetSupportedMemoryClocks(device gpu, unsigned *count, unsigned *clocks) {
     READ(gpu);
+    if (!gpu->clocks_supported) return NOT_SUPPORTED;
     return list(MEMORY, 3, count, clocks);
 }
 
@@ -161,6 +162,7 @@ int nvmlDeviceGetClockInfo(device gpu, int kind, unsigned *clock) {
 
 int nvmlDeviceGetPowerUsage(device gpu, unsigned *power) {
     READ(gpu);
+    if (!gpu->power_supported) return NOT_SUPPORTED;
     *power = gpu->power;
     return SUCCESS;
 }

@@ -26,6 +26,8 @@ class State(ctypes.Structure):
         ("read_error", ctypes.c_int),
         ("set_error", ctypes.c_int),
         ("energy_supported", ctypes.c_int),
+        ("power_supported", ctypes.c_int),
+        ("clocks_supported", ctypes.c_int),
         ("graphics_lock", ctypes.c_uint),
         ("memory_lock", ctypes.c_uint),
         ("power_limit", ctypes.c_uint),
@@ -41,7 +43,7 @@ class State(ctypes.Structure):
     def reset(self) -> None:
         """A GPU whose owner lowered the power limit, 600 W instead of 700 W."""
         ctypes.memset(ctypes.addressof(self), 0, ctypes.sizeof(self))
-        self.energy_supported = 1
+        self.energy_supported = self.power_supported = self.clocks_supported = 1
         self.power_limit, self.default_limit = 600_000, 700_000
         self.least_limit, self.most_limit = 200_000, 700_000
         self.power, self.temperature, self.energy = 350_500, 51, 1_000_000

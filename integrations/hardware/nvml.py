@@ -7,6 +7,7 @@ nvmlDeviceSetPowerManagementLimit (mW).
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from flyball.policies.throttle.space import Knob, Value
 
 KNOBS = ("graphics_clock_mhz", "memory_clock_mhz", "power_limit_w")
 _NUM_LIMITS = 9
+_STATUS = Path("/proc/self/status")
 _READINGS = {
     "power_w": ("nvmlDeviceGetPowerUsage", (), 1000),
     "temperature_c": ("nvmlDeviceGetTemperature", (0,), 1),
@@ -135,7 +137,7 @@ class NvmlActuator(LeverActuator):
             settle(device, lock_dir)
         levers = [lever for lever in _levers(self.gpu, num_clocks) if lever.knob.name in knobs]
         super().__init__(device, levers, dry_run, lock_dir)
-        if not may_set():
+        if not may_set(os.geteuid(), _STATUS.read_text(encoding="ascii", errors="replace")):
             self.denied = [f"{lever.knob.name}: needs {NEEDED_RIGHT}" for lever in levers]
 
     def read(self) -> dict[str, Value]:

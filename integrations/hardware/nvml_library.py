@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 from flyball.controller.errors import HardwareError, HardwarePermissionError, NotSupportedError
@@ -55,11 +53,15 @@ def in_words(pynvml: Any, error: Exception, what: str) -> HardwareError:
     return HardwareError(f"{what}: {error}")
 
 
-def may_set() -> bool:
-    """Whether this process has the right to set clocks and limits."""
-    if os.geteuid() == 0:
+def may_set(euid: int, status: str) -> bool:
+    """Whether a process has the right to set clocks and limits.
+
+    Args:
+        euid: its effective user.
+        status: as in /proc/PID/status.
+    """
+    if euid == 0:
         return True
-    status = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
     words = next((line.split() for line in status.splitlines() if line.startswith("CapEff")), [])
     return len(words) > 1 and bool(int(words[1], 16) >> _CAP_SYS_ADMIN & 1)
 

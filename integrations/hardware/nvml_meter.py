@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 
 from flyball.controller.errors import NotSupportedError
+from flyball.controller.hardware import Meter
+from flyball.integrations.hardware.null import NullMeter
 from flyball.integrations.hardware.nvml_library import Gpu
 from flyball.integrations.hardware.power_integral import PowerIntegral
 
@@ -55,16 +57,17 @@ class NvmlMeter:
         return float("nan")
 
 
-def nvml_meter(gpu: Gpu) -> NvmlMeter | PowerIntegral:
-    """The energy counter; sampled power where the GPU has none.
+def nvml_meter(gpu: Gpu) -> Meter:
+    """The energy counter; sampled power where the GPU has none, and no meter without either."""
 
-    Raises:
-        NotSupportedError: it shows neither.
-    """
+    def power_w() -> float:
+        return float(gpu.call("nvmlDeviceGetPowerUsage")) / 1000
+
     try:
         return NvmlMeter(gpu)
     except NotSupportedError:
-        return PowerIntegral(
-            lambda: float(gpu.call("nvmlDeviceGetPowerUsage")) / 1000,
-            "joules by NVML, from sampled power",
-        )
+        pass
+    try:
+        return PowerIntegral(power_w, "joules by NVML, from sampled power")
+    except NotSupportedError:
+        return NullMeter()

@@ -186,6 +186,8 @@ def test_an_actuator_that_cannot_even_be_restored_stops_nothing(start: Starter) 
         {"num_tokens": -1},
         {"latencies_s": np.array([0.1, np.nan])},
         {"batch_size": math.inf},
+        {"num_seen": "some"},
+        {"num_arrived": math.nan},
     ],
     ids=lambda told: next(iter(told)),
 )

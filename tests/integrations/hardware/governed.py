@@ -6,6 +6,7 @@ input says.
 
 from __future__ import annotations
 
+import itertools
 import os
 import sys
 from pathlib import Path
@@ -33,6 +34,12 @@ def main(sysfs: Path, locks: Path) -> None:
                         print(os.getpid(), flush=True)
                         os.read(reader, 1)  # until the parent is dead
                         os._exit(0)
+                case "change":
+                    for k in itertools.count():
+                        actuator.apply({"cpu_clock_mhz": (1000.0, 2000.0, 3000.0)[k % 3]})
+                        print(k, flush=True)
+                case "forget":
+                    os._exit(0)
                 case "leave":
                     return
 

@@ -53,6 +53,11 @@ def test_power_is_integrated_where_the_gpu_counts_no_energy(gpu_state: State) ->
     meter.close()
 
 
+def test_a_gpu_that_shows_neither_energy_nor_power_has_no_meter(gpu_state: State) -> None:
+    gpu_state.energy_supported = gpu_state.power_supported = 0
+    assert isinstance(nvml_meter(Gpu()), NullMeter)
+
+
 def test_power_between_samples_is_taken_to_change_evenly() -> None:
     now_s, power_w = 0.0, 100.0
     meter = PowerIntegral(lambda: power_w, "watts", lambda: now_s, period_s=3600.0)

@@ -21,6 +21,7 @@ from flyball.controller.errors import (
     NotSupportedError,
 )
 from flyball.integrations.hardware.nvml import NvmlActuator
+from flyball.integrations.hardware.nvml_library import may_set
 
 SLOWEST = {"graphics_clock_mhz": 510.0, "memory_clock_mhz": 1593.0, "power_limit_w": 200.0}
 
@@ -52,6 +53,13 @@ def test_the_space_holds_what_the_gpu_supports_in_all_combinations(
 def test_few_clocks_are_spread_over_the_range(gpu_state: State, tmp_path: Path) -> None:
     clocks = actuator(tmp_path, num_clocks=3).capabilities().knobs[0].values
     assert clocks == (510.0, 1500.0, 1980.0)
+
+
+def test_a_gpu_that_shows_little_offers_little(gpu_state: State, tmp_path: Path) -> None:
+    gpu_state.clocks_supported = gpu_state.power_supported = 0
+    few = actuator(tmp_path)
+    assert [knob.name for knob in few.capabilities().knobs] == ["power_limit_w"]
+    assert few.read() == {"power_limit_w": 600.0, "temperature_c": 51.0}
 
 
 def test_readings_have_their_units(gpu_state: State, tmp_path: Path) -> None:
@@ -204,3 +212,10 @@ def test_knobs_are_offered_as_asked(gpu_state: State, tmp_path: Path) -> None:
     assert [knob.name for knob in space.knobs] == ["power_limit_w"]
     with pytest.raises(HardwareError, match="expected knobs of .* but got fan"):
         actuator(tmp_path, knobs=["fan"])
+
+
+def test_the_right_to_set_is_roots_or_sys_admins() -> None:
+    assert may_set(euid=0, status="")
+    assert may_set(euid=1000, status="Name:\tx\nCapEff:\t0000000000200000\n")
+    assert not may_set(euid=1000, status="Name:\tx\nCapEff:\t00000000ffdfffff\n")
+    assert not may_set(euid=1000, status="")

@@ -129,6 +129,29 @@ def test_a_signal_puts_the_clocks_back(
     assert clocks_khz(sysfs) == BEFORE
 
 
+@pytest.mark.parametrize("num_changes", [1, 10, 101])
+def test_a_kill_amid_changes_puts_the_clocks_back(
+    sysfs: Path, govern: Callable[[], Governed], num_changes: int
+) -> None:
+    governor = govern()
+    governor.tell("change")
+    while governor.said() < num_changes:
+        pass
+    governor.process.kill()
+    governor.ended()
+    assert clocks_khz(sysfs) == BEFORE
+
+
+def test_a_process_that_ends_without_restoring_is_restored(
+    sysfs: Path, govern: Callable[[], Governed]
+) -> None:
+    governor = govern()
+    governor.tell("forget")
+    status, _ = governor.ended()
+    assert status == 0
+    assert clocks_khz(sysfs) == BEFORE
+
+
 def test_signals_to_the_watchdog_before_the_kill_change_nothing(
     sysfs: Path, govern: Callable[[], Governed]
 ) -> None:
