@@ -5,9 +5,9 @@ python -m benchmarks.rejection [--quick] [--seed-base N] [--json FILE]
 The demo's reasoning pair: a solver that writes the steps of multi-step arithmetic at temperature
 0.8, and a judge that scores every prefix. Candidates run by seeds of their own, so what a policy
 stops changes none of the others' tokens: best of n and votes are decided on a pool of candidates
-that ran to completion, with every policy's own contests; beams, and everything that is timed, run
-for real. Operations are counted: every token through solver and judge at its context, audits
-included; a prompt is read once.
+that ran to completion, beams on the texts that any of them wrote, with every policy's own contests
+and searches; everything that is timed runs for real. Operations are counted: every token through
+solver and judge at its context, audits included; a prompt is read once.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from transformers.utils import logging
 
+from benchmarks import rejection_beams as beams
 from benchmarks import report
 from benchmarks.rejection_best import (
     CHECKS,
@@ -31,8 +32,9 @@ from benchmarks.rejection_best import (
     sections,
     shift,
 )
-from benchmarks.rejection_live import BEAM_SIZES, LIVE_SIZES, beam_sections, beams, live
+from benchmarks.rejection_live import LIVE_SIZES, live
 from benchmarks.rejection_pool import Pool, make_pool
+from benchmarks.rejection_prefixes import Prefixes
 from benchmarks.rejection_summary import summarise
 from benchmarks.rejection_votes import right_by_vote, vote
 from flyball.demo.reasoner_loader import load_reasoner
@@ -44,7 +46,9 @@ _VOTES = (16, 32)
 _CONFIDENCES = (0.8, 0.9, 0.95)
 
 Job = tuple[Callable[..., Any], tuple[Any, ...]]
-_pools: dict[str, Pool] = {}  # processes that play on them are forked
+# Processes that play on them are forked.
+_pools: dict[str, Pool] = {}
+_prefixes: dict[str, Prefixes] = {}
 
 
 def main() -> None:
@@ -56,12 +60,13 @@ def main() -> None:
     logging.disable_progress_bar()
     num_problems, num_live = (120, 50) if arguments.quick else (1000, 500)
     seed = 10_000 + arguments.seed_base
-    for mix, pool in report.in_parallel(
-        _run, [(_pool, (mix, num_problems, seed + n)) for n, mix in enumerate(("usual", "harder"))]
-    ):
-        _pools[mix] = pool
+    for mix, made in report.in_parallel(_run, _makers(num_problems, seed)):
+        if isinstance(made, Pool):
+            _pools[mix] = made
+        else:
+            _prefixes[mix] = made
     rows: list[dict[str, Any]] = report.in_parallel(_run, _replays(seed))
-    rows += report.in_parallel(_run, _beams(num_problems, seed + 2))
+    rows += report.in_parallel(_run, _beams(seed + 2))
     models = load_reasoner()
     with report.progress() as bar:
         task = bar.add_task("for real, in turns", total=None)
@@ -70,7 +75,7 @@ def main() -> None:
     _compare_flops([row for row in rows if row["part"] == "beams"])
     for part, columns in (
         ("best_of_n", ("policy", "n", "accuracy", "saved", "wrong", "audited")),
-        ("beams", ("policy", "n", "accuracy", "saved", "audited")),
+        ("beams", ("policy", "n", "accuracy", "saved", "wrong", "audited")),
     ):
         own = [row for row in rows if row["part"] == part and _worth_showing(row)]
         own.sort(key=lambda row: row["n"])
@@ -86,6 +91,16 @@ def _run(job: Job) -> list[Any]:
     work, arguments = job
     found = work(*arguments)
     return found if isinstance(found, list) else [found]
+
+
+def _makers(num_problems: int, seed: int) -> list[Job]:
+    """Candidates and texts that all policies meet."""
+    mixes = [(_pool, (mix, num_problems, seed + n)) for n, mix in enumerate(("usual", "harder"))]
+    return [*mixes, (_beam_prefixes, (num_problems, seed + 2))]
+
+
+def _beam_prefixes(num_problems: int, seed: int) -> list[tuple[str, Prefixes]]:
+    return [("usual", beams.prefixes_of(num_problems, seed))]
 
 
 def _pool(mix: str, num_problems: int, seed: int) -> list[tuple[str, Pool]]:
@@ -119,17 +134,17 @@ def _noise(seed: int) -> dict[str, Any]:
     return noise(_pools["usual"], _NOISE_SIZE, seed)
 
 
-def _beams(num_problems: int, seed: int) -> list[Job]:
+def _beams(seed: int) -> list[Job]:
     """All beam searches, the longest first."""
     return [
-        (_beam, (name, size, num_problems, seed))
-        for size in sorted(BEAM_SIZES, reverse=True)
-        for name in beam_sections()
+        (_beam, (name, size, seed))
+        for size in sorted(beams.SIZES, reverse=True)
+        for name in beams.sections()
     ]
 
 
-def _beam(name: str, size: int, num_problems: int, seed: int) -> dict[str, Any]:
-    return beams(load_reasoner(), name, size, num_problems, seed)
+def _beam(name: str, size: int, seed: int) -> dict[str, Any]:
+    return beams.play(_prefixes["usual"], name, size, seed)
 
 
 def _compare_flops(rows: list[dict[str, Any]]) -> None:

@@ -1,4 +1,4 @@
-"""Searches for real: seconds and operations of best of n and of beams, in turns."""
+"""Searches for real: seconds and operations of best of n, in turns."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.rejection_best import RISKS, TRIED, conformal
+from benchmarks.rejection_best import RISKS, conformal
 from benchmarks.rejection_pool import (
     MAX_NEW_TOKENS,
     SAMPLING,
@@ -16,17 +16,13 @@ from benchmarks.rejection_pool import (
     prompt_ids,
     written_answer,
 )
-from flyball.demo.arithmetic import MIXES, STEP_END, Problem, draw_problems, is_right
+from flyball.demo.arithmetic import MIXES, Problem, draw_problems, is_right
 from flyball.demo.reasoner_loader import Reasoner
 from flyball.integrations.hf import ImplicitRewardModel, govern, search
 
 LIVE_SIZES = (16, 32)
-BEAM_SIZES = (4, 8, 16, 32)
-WIDTH = 4
 BATCH_SIZE = 128
 _AT_ONCE = 50  # problems of a turn
-_STEP_CHECKS = (1, 2, 3, 4, 6, 8, 12, 16)
-_TAUS = (1, 2, 4, 8)
 
 
 class Player:
@@ -112,32 +108,6 @@ def live(
             )
             advance()
     return [{"part": "live", "n": size, **player.result()} for player in players]
-
-
-def beam_sections() -> dict[str, dict[str, Any] | None]:
-    """All policies that prune beams; None stops nobody."""
-    found: dict[str, dict[str, Any] | None] = {"none": None}
-    for risk in TRIED:
-        found[f"conformal {risk}"] = {**conformal(risk), "check_at_tokens": list(_STEP_CHECKS)}
-    for tau in _TAUS:
-        section = {"policy": "top_fraction", "width": WIDTH, "tau": tau}
-        found[f"top_fraction 1/{WIDTH} tau {tau}"] = section
-    return found
-
-
-def beams(models: Reasoner, name: str, size: int, num_problems: int, seed: int) -> dict[str, Any]:
-    """Beam searches under one policy."""
-    player = Player(models, name, beam_sections()[name])
-    problems, seeds = _drawn(num_problems, seed)
-    player.turn(
-        problems,
-        seeds,
-        method="beam",
-        num_candidates=size,
-        width=WIDTH,
-        step_token_id=models.tokenizer.convert_tokens_to_ids(STEP_END),
-    )
-    return {"part": "beams", "n": size, **player.result()}
 
 
 def _drawn(num_problems: int, seed: int) -> tuple[list[Problem], list[int]]:

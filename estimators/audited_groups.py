@@ -6,10 +6,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flyball.estimators.partial_reward import PartialReward
+from flyball.estimators.places import place_surprise, split, twins
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int32]
 Bools = NDArray[np.bool_]
+Checkpoints = list[tuple[Floats, Bools, Floats]]
 
 _CAPACITY = 256  # groups
 _UNIT_QUANTILE = 0.9
@@ -20,13 +22,14 @@ _LEVELS = np.geomspace(200.0, 0.05, 61)  # thresholds, each 0.87 of the one befo
 class AuditedGroups:
     """The latest audited groups, played anew under every threshold.
 
-    A candidate's score at a checkpoint is its surprise (`PartialReward.surprise`), summed over the
-    members that still go on and those that have ended, in units of what winners show there: the
-    0.9 quantile of theirs plus its mean over checkpoints, so that no checkpoint takes up the risk
-    of all, and those where winners never surprise are not the strictest. Under a threshold whoever
+    A candidate's score at a checkpoint is its surprise if it won (`place_surprise`) against those
+    that still go on and those that have ended, in units of what winners show there: the 0.9
+    quantile of theirs plus its mean over checkpoints, so that no checkpoint takes up the risk of
+    all, and those where winners never surprise are not the strictest. Under a threshold whoever
     exceeds it is stopped; whom that leaves depends on who was stopped before, so groups are played
-    checkpoint by checkpoint. A group is lost where nobody is left that ends within a tie of its
-    best.
+    checkpoint by checkpoint. What a group loses is the share of its winners that nobody within a
+    tie is left of. Groups of several winners whose members all end within a tie have nothing to
+    lose, and are not kept.
 
     Args:
         reward: foresees finals.
@@ -45,9 +48,13 @@ class AuditedGroups:
         self._score: Floats = np.zeros((0, 0, len(checks)))
         self._final: Floats = np.zeros((0, 0))
         self._tokens: Floats = np.zeros((0, 0))
-        self._lost: Bools = np.zeros((0, len(_LEVELS)), np.bool_)
+        self._keep: Ints = np.zeros(0, np.int32)
+        self._lost: Floats = np.zeros((0, len(_LEVELS)))
         self._saved: Floats = np.zeros(len(_LEVELS))
         self.unit: Floats = np.ones(len(checks))
+        self._num_pairs: Floats = np.zeros(
+            (2, 2, len(checks))
+        )  # (apart or all, kind, C), see `apart`
         self.tokens_left: Floats = np.zeros(len(checks))
 
     @property
@@ -55,32 +62,51 @@ class AuditedGroups:
         """Groups that are kept."""
         return len(self._final)
 
-    def add(self, score: Floats, final: Floats, num_tokens: Ints) -> None:
-        """Take in groups: score (G, N, C), final and num_tokens (G, N); NaN where unknown."""
+    def add(self, score: Floats, final: Floats, num_tokens: Ints, keep: Ints) -> None:
+        """Take in groups that ran to completion.
+
+        Args:
+            score: (G, N, C) at checkpoints; NaN where unknown.
+            final: (G, N) scores; NaN where unknown.
+            num_tokens: (G, N) at their ends.
+            keep: (G,) members that win.
+        """
+        self._count_pairs(score, final, num_tokens)
+        contested = self._contested(final, keep)
+        if not contested.any():
+            return
+        score, final, keep = score[contested], final[contested], keep[contested]
+        num_tokens = num_tokens[contested]
         tokens = np.where(np.isnan(final), np.nan, num_tokens)
-        lost, _ = self._play_all(self._pairs(score), final, tokens)
+        lost, _ = self._play_all(self._checkpoints(score), final, tokens, keep)
         self._score = _stack(self._score, score)[-_CAPACITY:]
         self._final = _stack(self._final, final)[-_CAPACITY:]
         self._tokens = _stack(self._tokens, tokens)[-_CAPACITY:]
+        self._keep = np.concatenate([self._keep, keep])[-_CAPACITY:]
         self._lost = np.concatenate([self._lost, lost])[-_CAPACITY:]
 
     def keep_latest(self, num_groups: int) -> None:
         """Forget all but the latest."""
         first = max(self.num_groups - num_groups, 0)
-        for name in ("_score", "_final", "_tokens", "_lost"):
+        for name in ("_score", "_final", "_tokens", "_keep", "_lost"):
             setattr(self, name, getattr(self, name)[first:])
 
     def fit(self) -> None:
         """Set the units by what the winners of all groups showed, and play all anew."""
         if np.isnan(self._final).all():
             return
-        pairs = self._pairs(self._score)
+        checkpoints = self._checkpoints(self._score)
         known = ~np.isnan(self._final).all(axis=1)
         winning = self._winning(self._final)[known]
-        least = [np.where(winning, p[known].sum(axis=2), np.inf).min(axis=1) for p in pairs]
+        least = [
+            np.where(winning, pairs[known].sum(axis=2), np.inf).min(axis=1)
+            for pairs, _, _ in checkpoints
+        ]
         usual = np.quantile(least, _UNIT_QUANTILE, axis=1)
         self.unit = np.maximum(usual + usual.mean(), _LEAST_UNIT)
-        self._lost, self._saved = self._play_all(pairs, self._final, self._tokens)
+        self._lost, self._saved = self._play_all(
+            checkpoints, self._final, self._tokens, self._keep
+        )
         left = self._tokens[:, :, None] - self._checks
         longer = left > 0.0
         total = np.where(longer, left, 0.0).sum(axis=(0, 1))
@@ -94,61 +120,105 @@ class AuditedGroups:
     def threshold(self, risk: float) -> tuple[float, float]:
         """The least threshold within the risk, and the share of tokens that it would have saved.
 
-        Conformal risk control (arXiv 2208.02814, theorem 1): with l_g(q) = 1 if group g is lost
-        under q or any larger threshold, the least q with (sum_g l_g(q) + 1) / (G + 1) <= risk
-        loses a new group, exchangeable with these, with probability at most `risk`. Infinite where
-        there is none.
+        Conformal risk control (arXiv 2208.02814, theorem 1): with l_g(q) the largest share that
+        group g loses under q or any larger threshold, the least q with
+        (sum_g l_g(q) + 1) / (G + 1) <= risk loses of a new group, exchangeable with these, at most
+        `risk` in expectation. Infinite where there is none.
         """
-        ever = np.logical_or.accumulate(self._lost, axis=1).sum(axis=0)
+        ever = np.maximum.accumulate(self._lost, axis=1).sum(axis=0)
         within = np.flatnonzero(ever + 1 <= risk * (self.num_groups + 1) + 1e-9)
         if len(within) == 0:
             return float("inf"), 0.0
         return float(_LEVELS[within[-1]]), float(self._saved[within[-1]])
 
-    def loses(self, score: Floats, final: Floats, num_tokens: Ints, threshold: float) -> Bools:
-        """Which groups (G,) the threshold would have lost; arguments as for `add`."""
-        stopped_at = self._play(self._pairs(score), num_tokens, threshold)
-        return self._lost_with(final, stopped_at)
+    def loses(
+        self, score: Floats, final: Floats, num_tokens: Ints, keep: Ints, threshold: float
+    ) -> Floats:
+        """Shares of winners (G,) that the threshold would have lost; arguments as for `add`."""
+        stopped_at = self._play(self._checkpoints(score), num_tokens, keep, np.array([threshold]))
+        lost: Floats = self._lost_with(final, stopped_at, keep)[:, 0]
+        return lost
 
-    def _pairs(self, score: Floats) -> list[Floats]:
-        """Surprise (G, N, N) of each member to end above each other, for every checkpoint."""
+    def _checkpoints(self, score: Floats) -> list[tuple[Floats, Bools, Floats]]:
+        """For every checkpoint what members (G, N, N) are to each other, and their scores."""
         num_groups, size, num_checks = score.shape
-        sooner = np.tile(np.arange(size) < np.arange(size)[:, None], (num_groups, 1))
+        before = np.arange(size) < np.arange(size)[:, None]
+        sooner = np.tile(before, (num_groups, 1))
         found = []
         for check in range(num_checks):
             at = score[:, :, check]
             own, rivals = at.reshape(-1), at.repeat(size, axis=0)
             where = np.full(len(own), check)
-            surprise = self._reward.surprise(own, rivals, sooner, where, self._tie)
-            found.append(surprise.reshape(num_groups, size, size))
+            pairs = self._reward.surprise(own, rivals, sooner, where, self._tie)
+            found.append((pairs.reshape(num_groups, size, size), twins(at, at, before), at))
         return found
 
     def _play_all(
-        self, pairs: list[Floats], final: Floats, tokens: Floats
-    ) -> tuple[Bools, Floats]:
-        """Which groups (G, levels) each level loses, and what share of tokens it saves."""
-        lost = np.zeros((len(final), len(_LEVELS)), np.bool_)
-        saved = np.zeros(len(_LEVELS))
-        total = np.nansum(tokens)
-        for place, level in enumerate(_LEVELS.tolist()):
-            stopped_at = self._play(pairs, tokens, level)
-            lost[:, place] = self._lost_with(final, stopped_at)
-            saved[place] = 1.0 - np.nansum(np.minimum(stopped_at, tokens)) / max(total, 1.0)
-        return lost, saved
+        self, checkpoints: Checkpoints, final: Floats, tokens: Floats, keep: Ints
+    ) -> tuple[Floats, Floats]:
+        """Shares of winners (G, levels) that each level loses, and of tokens that it saves."""
+        stopped_at = self._play(checkpoints, tokens, keep, _LEVELS)
+        left = np.minimum(stopped_at, tokens[:, :, None])
+        saved = 1.0 - np.nansum(left, axis=(0, 1)) / max(np.nansum(tokens), 1.0)
+        return self._lost_with(final, stopped_at, keep), saved
 
-    def _play(self, pairs: list[Floats], tokens: Floats | Ints, threshold: float) -> Floats:
-        """Tokens (G, N) at which the threshold stops each member; infinite where it does not."""
-        stopped_at = np.full(tokens.shape, np.inf)
-        for check, surprise, unit in zip(self._checks, pairs, self.unit, strict=True):
+    def _play(
+        self, checkpoints: Checkpoints, tokens: Floats | Ints, keep: Ints, thresholds: Floats
+    ) -> Floats:
+        """Tokens (G, N, T) at which thresholds (T,) stop members; infinite where they do not."""
+        stopped_at = np.full((*tokens.shape, len(thresholds)), np.inf)
+        kind = split(checkpoints[0][2], np.asarray(tokens > 0)).astype(np.intp)
+        for place, (pairs, same, scores) in enumerate(checkpoints):
+            longer = np.asarray(tokens > self._checks[place])
+            if not longer.any():
+                continue
             alive = np.isinf(stopped_at)
-            total = (surprise @ alive[:, :, None].astype(np.float64))[:, :, 0]
-            stopped_at[alive & (tokens > check) & (total > threshold * unit)] = check
+            apart = self.apart[kind, place]
+            surprise = place_surprise(pairs, same, scores, alive.astype(np.float64), keep, apart)
+            over = alive & longer[:, :, None] & (surprise > thresholds * self.unit[place])
+            stopped_at[over] = self._checks[place]
         return stopped_at
 
-    def _lost_with(self, final: Floats, stopped_at: Floats) -> Bools:
-        left = self._winning(final) & np.isinf(stopped_at)
-        lost: Bools = ~left.any(axis=1) & ~np.isnan(final).all(axis=1)
-        return lost
+    def _contested(self, final: Floats, keep: Ints) -> Bools:
+        """Groups (G,) that something can be lost in; of several winners all may be as good."""
+        with np.errstate(invalid="ignore"):
+            spread = np.nanmax(final, axis=1) - np.nanmin(final, axis=1)
+        contested: Bools = (keep == 1) | (spread > self._tie)
+        return contested
+
+    def _lost_with(self, final: Floats, stopped_at: Floats, keep: Ints) -> Floats:
+        """Shares (G, T) of winners that are lost where members stop at tokens (G, N, T)."""
+        known = np.where(np.isnan(final), -np.inf, final)
+        place = np.argsort(np.argsort(-known, axis=1, kind="stable"), axis=1)
+        wins = (place < keep[:, None]) & ~np.isnan(final)
+        with np.errstate(invalid="ignore"):
+            as_good = np.abs(final[:, :, None] - final[:, None, :]) <= self._tie
+        left = np.isinf(stopped_at).astype(np.float64)
+        gone = wins[:, :, None] & (as_good.astype(np.float64) @ left == 0.0)
+        share: Floats = gone.sum(axis=1) / np.maximum(wins.sum(axis=1), 1)[:, None]
+        return share
+
+    @property
+    def apart(self) -> Floats:
+        """Surprise (2, C) if members that say the same at a checkpoint end more than a tie apart.
+
+        In groups that agree at the first checkpoint, and in those that are split there.
+        """
+        surprise: Floats = -np.log((self._num_pairs[0] + 1.0) / (self._num_pairs[1] + 2.0))
+        return surprise
+
+    def _count_pairs(self, score: Floats, final: Floats, num_tokens: Ints) -> None:
+        size = final.shape[1]
+        before = np.arange(size) < np.arange(size)[:, None]
+        with np.errstate(invalid="ignore"):
+            differ = np.abs(final[:, :, None] - final[:, None, :]) > self._tie
+        kind = split(score[:, :, 0], num_tokens > 0).astype(np.intp)
+        for check, tokens in enumerate(self._checks.tolist()):
+            at = score[:, :, check]
+            going = ~np.isnan(final) & (num_tokens > tokens)
+            pairs = twins(at, at, before) & going[:, :, None] & going[:, None, :]
+            for place, found in enumerate((pairs & differ, pairs)):
+                np.add.at(self._num_pairs[place, :, check], kind, found.sum(axis=(1, 2)))
 
     def _winning(self, final: Floats) -> Bools:
         """Members (G, N) that end no more than a tie below their group's best."""

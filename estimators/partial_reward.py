@@ -13,6 +13,7 @@ Bools = NDArray[np.bool_]
 _COUNT, _X, _Y, _XX, _XY, _YY = range(6)
 _LEAST_PAIRS = 8.0  # below this many candidates a checkpoint tells nothing
 _LEAST_SHARE = 1e-6  # of the variance of final scores that is always left to chance
+_LEAST_VARIANCE = 1e-12  # where all final scores of a group were the same
 
 
 class PartialReward:
@@ -67,7 +68,7 @@ class PartialReward:
         sums = self._sums
         count = np.maximum(sums[_COUNT], 1.0)
         left = sums[_YY] - self.slope * (2.0 * sums[_XY] - self.slope * sums[_XX])
-        variance = np.maximum(left, _LEAST_SHARE * sums[_YY]) / count
+        variance = np.maximum(left, _LEAST_SHARE * sums[_YY] + _LEAST_VARIANCE) / count
         return np.where(sums[_COUNT] >= _LEAST_PAIRS, variance, np.inf)
 
     @property

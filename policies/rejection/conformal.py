@@ -12,6 +12,7 @@ from scipy.stats import binom
 from flyball.estimators.audited_groups import AuditedGroups
 from flyball.estimators.drift import DriftDetector
 from flyball.estimators.partial_reward import PartialReward
+from flyball.estimators.places import place_surprise, split, twins
 from flyball.policies.rejection.base import (
     Bools,
     Floats,
@@ -22,6 +23,7 @@ from flyball.policies.rejection.base import (
 )
 
 _AUDIT_SHARE, _ALARMED_SHARE = 0.1, 0.2
+_STEPS_SHARE = 0.02  # where several win: every question brings many groups
 _ALARMED_GROUPS = 200  # for which more groups are audited after an alarm
 _KEPT_AFTER_ALARM = 12  # audited groups that are still believed after many losses
 _WATCHED = 20  # latest audits that the alarm looks at
@@ -69,11 +71,16 @@ class Conformal(RejectionPolicy):
     groups exchangeable with the audited ones and whatever the scorer. Survivors of the rule itself
     never calibrate it.
 
-    For beams a group is one step of one question: the promise is that of the step's best.
+    For beams a group is one step of one question, and several win: the promise is of the expected
+    share of winners that are stopped with nobody as good left, over steps whose members differ.
+    Who says what others say takes no place of its own (`place_surprise`). A search is lost with
+    any one of its steps, so a risk that is worth a step may cost too much of a question: there
+    `value_of_winning` spares those that are not improbable enough.
 
-    Audited are all groups until 2 / risk of them are known, then 10%, drawn at random, and 20% for
-    200 groups after an alarm. Under drift the risk in force follows adaptive conformal inference
-    (arXiv 2106.00170, equation 2) over audited groups, never above the stated one:
+    Audited are all groups until 2 / risk of them are known, then 10%, drawn at random, or 2% of
+    steps; and 20% for 200 groups after an alarm. Under drift the risk in force follows adaptive
+    conformal inference (arXiv 2106.00170, equation 2) over audited groups, never above the stated
+    one:
 
         risk' <- risk' + 0.1 risk (risk - [winner lost]).
 
@@ -98,15 +105,17 @@ class Conformal(RejectionPolicy):
         self._under_way = self._num_audited = self._fit_at = 0  # audits
         self._drift = DriftDetector(_FALSE_DRIFTS)
         self._median = np.nan  # of scores at the first checkpoint
-        self._lost: list[bool] = []  # by the threshold then in force, of the latest audits
+        self._lost: list[float] = []  # by the threshold then in force, of the latest audits
         self._alarming = float(binom.isf(_FALSE_ALARMS, _WATCHED, settings.risk))
         self._alarmed_left = 0
+        self._several = False  # whether groups have several winners
         self._said = False
 
     def audits(self, num_groups: int) -> Bools:
         """As many as are needed, those on their way included, then a share drawn at random."""
         missing = 2.0 / self.settings.risk - self._audited.num_groups - self._under_way
-        share = _ALARMED_SHARE if self._alarmed_left > 0 else _AUDIT_SHARE
+        share = _STEPS_SHARE if self._several else _AUDIT_SHARE
+        share = _ALARMED_SHARE if self._alarmed_left > 0 else share
         drawn: Bools = self.rng.random(num_groups) < share
         drawn |= np.arange(num_groups) < missing
         if missing <= 0:
@@ -122,13 +131,18 @@ class Conformal(RejectionPolicy):
         score = np.where(groups.stopped[:, :, None], np.nan, _with_ends(groups))
         group, member = np.nonzero(groups.alive & (groups.num_passed > 0))
         check = groups.num_passed[group, member] - 1
-        surprise = self._reward.surprise(
-            score[group, member, check],
-            score[group, :, check],
-            np.arange(groups.present.shape[1]) < member[:, None],
-            check,
-            self.settings.tie,
-        ).sum(axis=1)
+        own, rivals = score[group, member, check], score[group, :, check]
+        sooner = np.arange(groups.present.shape[1]) < member[:, None]
+        kind = split(_with_ends(groups)[:, :, 0], groups.present).astype(np.intp)
+        pairs = self._reward.surprise(own, rivals, sooner, check, self.settings.tie)
+        surprise = place_surprise(
+            pairs[:, None],
+            twins(own[:, None], rivals, sooner[:, None]),
+            rivals,
+            (groups.present & ~groups.stopped)[group][:, :, None].astype(np.float64),
+            groups.keep[group],
+            self._audited.apart[kind[group], check],
+        )[:, 0, 0]
         worse = surprise / self._audited.unit[check] > self._threshold
         value = self.settings.value_of_winning
         if value is not None:
@@ -140,6 +154,7 @@ class Conformal(RejectionPolicy):
     def learn(self, groups: Groups) -> None:
         """Calibrate on those that were audited; all tell whether problems are what they were."""
         self._under_way -= int(groups.drawn.sum())
+        self._several = self._several or bool((groups.keep > 1).any())
         self._look_for_drift(groups.score[:, :, 0])
         # Of groups without a final score nobody can tell whether they would have been lost.
         groups = groups.only(groups.audited & ~np.isnan(groups.final).all(axis=1))
@@ -147,17 +162,17 @@ class Conformal(RejectionPolicy):
             return
         score = _with_ends(groups)
         if np.isfinite(self._threshold):
-            found = (score, groups.final, groups.num_tokens)
+            found = (score, groups.final, groups.num_tokens, groups.keep)
             self._watch(self._audited.loses(*found, self._threshold))
         self._reward.learn(score, groups.final)
-        self._audited.add(score, groups.final, groups.num_tokens)
+        self._audited.add(score, groups.final, groups.num_tokens, groups.keep)
         self._num_audited += len(groups.keep)
         if self._num_audited >= self._fit_at:
             self._audited.fit()
             self._fit_at = self._num_audited + int(_REFIT_SHARE * self._audited.num_groups)
         self._set_threshold()
 
-    def _watch(self, lost: Bools) -> None:
+    def _watch(self, lost: Floats) -> None:
         """Take in which groups (G,) the threshold in force would have lost."""
         risk = self.settings.risk
         for one in lost.tolist():

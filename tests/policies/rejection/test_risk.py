@@ -46,7 +46,7 @@ def test_the_risk_is_kept_again_soon_after_scores_became_worse() -> None:
     assert np.mean(lost) <= 0.05 + SLACK
 
 
-def test_of_several_that_go_on_the_best_is_kept() -> None:
+def test_of_several_that_go_on_the_best_is_kept_like_the_others() -> None:
     lost, saved = [], []
     for seed in SEEDS:
         course = walks(300, 16, seed)
@@ -54,7 +54,7 @@ def test_of_several_that_go_on_the_best_is_kept() -> None:
         lost.append(lost_share(course, fate)[~fate.audited].mean())
         saved.append(fate.saved.mean())
     assert np.mean(lost) <= 0.1 + SLACK
-    assert np.mean(saved) > 0.2
+    assert np.mean(saved) > 0.15
 
 
 class OfSurvivors(Conformal):

@@ -1,0 +1,64 @@
+"""Beam searches on texts that are looked up are those that run for real."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import pytest
+from benchmarks.rejection_beams import WIDTH, BeamPlayer, prefixes_of, sections
+from benchmarks.rejection_pool import MAX_NEW_TOKENS, SAMPLING, candidate_seeds
+from benchmarks.rejection_prefixes import Prefixes
+
+from flyball.demo.arithmetic import STEP_END
+from flyball.integrations.hf import ImplicitRewardModel, govern, search
+from flyball.integrations.hf.govern import GovernedGenerate
+
+SIZE, AT_ONCE, NUM_PROBLEMS, SEED = 8, 4, 12, 7
+
+
+@pytest.fixture(scope="module")
+def prefixes() -> Prefixes:
+    return prefixes_of(NUM_PROBLEMS, SEED)
+
+
+@contextmanager
+def governed(prefixes: Prefixes, name: str) -> Iterator[GovernedGenerate]:
+    section = sections()[name]
+    content = {"version": 1} | ({} if section is None else {"rejection": section})
+    with govern(prefixes.models.solver, policy=content) as gov:
+        yield gov
+
+
+@pytest.mark.parametrize("name", ["none", "top_fraction 1/4 tau 2", "conformal 0.1 worth 3000"])
+def test_answers_and_operations_are_those_of_a_search(name: str, prefixes: Prefixes) -> None:
+    models, seeds = prefixes.models, candidate_seeds(SEED, NUM_PROBLEMS)
+    player = BeamPlayer(prefixes, sections()[name], SIZE)
+    scorer = ImplicitRewardModel(models.judge, max_rows=4 * AT_ONCE * SIZE)
+    with governed(prefixes, name) as gov:
+        for start in range(0, NUM_PROBLEMS, AT_ONCE):
+            some = range(start, start + AT_ONCE)
+            own = seeds[start : start + AT_ONCE]
+            found = search(
+                gov,
+                [prefixes.prompts[number] for number in some],
+                scorer=scorer,
+                seeds=own,
+                method="beam",
+                num_candidates=SIZE,
+                width=WIDTH,
+                step_token_id=models.tokenizer.convert_tokens_to_ids(STEP_END),
+                batch_size=AT_ONCE * SIZE,
+                max_new_tokens=MAX_NEW_TOKENS,
+                **SAMPLING,
+            )
+            for tokens, result in zip(player.turn(some, own), found, strict=True):
+                assert tokens.tolist() == result.tokens.tolist()
+        assert player.tally.num_tokens == gov.stats.num_tokens
+        np.testing.assert_allclose(player.tally.flops, gov.stats.target_flops + scorer.flops)
+        contests = gov.governor.contests
+        assert player.contests.num_audited == contests.num_audited
+        assert player.contests.num_stopped == contests.num_stopped
+    assert (player.tally.num_free == 0) == (contests.num_audited == contests.num_groups)
+    assert player.tally.num_wrong <= 0.2 * max(player.tally.num_free, 10)
