@@ -28,6 +28,8 @@ T = TypeVar("T")
 class Candidates:
     """Candidates that passed a checkpoint or ended since they were last reviewed.
 
+    One may come several times, in the order in which it did so.
+
     Attributes:
         group: (n,) as `Contests.open` handed it out.
         member: (n,) number within the group.

@@ -110,6 +110,17 @@ def test_scores_stand_at_the_checkpoints_that_were_passed() -> None:
     assert seen.latest()[0, 0] == 0.9
 
 
+def test_all_that_a_member_scored_may_be_told_at_its_end() -> None:
+    contests, group = opened(2)
+    rows = [(4, 0.5, False), (8, 0.7, False), (11, 0.9, True)]
+    tell(contests, *[(group[0], member, *row) for row in rows for member in (0, 1)])
+    (seen,) = Scripted.made[-1].learned
+    np.testing.assert_array_equal(seen.score[0], [[0.5, 0.7, np.nan]] * 2)
+    assert seen.final[0].tolist() == [0.9, 0.9]
+    assert seen.num_tokens[0].tolist() == [11, 11]
+    assert seen.finished.all()
+
+
 def test_a_checkpoint_that_was_jumped_has_no_score() -> None:
     contests, group = opened(1)
     tell(contests, (group[0], 0, 20, 0.5))
