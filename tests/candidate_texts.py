@@ -33,14 +33,17 @@ def partial(
     )
 
 
-def searches(seed: int, num_calls: int = 12) -> Iterator[tuple[Partial, np.ndarray]]:
+def searches(
+    seed: int, num_calls: int = 12, vocab: int = 64
+) -> Iterator[tuple[Partial, np.ndarray]]:
     """Calls of a search, each with the candidates (m,) that are gone after it.
 
     Candidates of three prompts, two of them alike but for their ends, grow by 0 to 60 tokens;
-    some fork, end, are left out of a call, or are forgotten.
+    some fork, end, are left out of a call, or are forgotten. Tokens are those from 3 to before
+    `vocab`: where they are few, many texts are alike.
     """
     rng = np.random.default_rng(seed)
-    prompts = [rng.integers(3, 64, length) for length in (9, 1, 30)]
+    prompts = [rng.integers(3, vocab, length) for length in (9, 1, 30)]
     prompts.append(np.concatenate([prompts[0], [5, 6]]))
     texts: dict[int, tuple[np.ndarray, int, int]] = {}
     for number in range(6):
@@ -51,12 +54,12 @@ def searches(seed: int, num_calls: int = 12) -> Iterator[tuple[Partial, np.ndarr
         for number in list(texts):
             tokens, prompt_len, parent = texts[number]
             count = int(rng.choice([0, 1, 3, 12, 60], p=[0.2, 0.2, 0.3, 0.25, 0.05]))
-            texts[number] = (np.append(tokens, rng.integers(3, 64, count)), prompt_len, parent)
+            texts[number] = (np.append(tokens, rng.integers(3, vocab, count)), prompt_len, parent)
         for number in rng.choice(list(texts), min(3, len(texts)), replace=False).tolist():
             # Beams fork: a copy that goes on differently, perhaps from before the present end.
             tokens, prompt_len, _ = texts[number]
             cut = int(rng.integers(prompt_len, len(tokens) + 1))
-            new = np.append(tokens[:cut], rng.integers(3, 64, int(rng.integers(0, 4))))
+            new = np.append(tokens[:cut], rng.integers(3, vocab, int(rng.integers(0, 4))))
             texts[fresh] = (new, prompt_len, number)
             fresh += 1
         scored = [n for n in rng.permutation(list(texts)).tolist() if rng.random() < 0.8]

@@ -42,34 +42,36 @@ class _Place:
         past: of them, columns before the forward.
         num_lanes: rows that belong to each text.
         lane: the one of each text's rows that goes on; None where all do.
+        first: row of the first text that goes on, where those that do follow each other.
+        chosen: (num_rows,) rows that go on where they do not; None where they do.
     """
 
     def __init__(self, max_rows: int, capacity: int, num_lanes: int) -> None:
         self.max_rows = max_rows
         self.num_lanes = num_lanes
         self.lane: int | None = None
+        self.first = 0
+        self.chosen: torch.Tensor | None = None
         self.num_rows = max_rows
         self.capacity = capacity
         self.rows: torch.Tensor | None = None
         self.start = 0
         self.num_columns = 0
         self.past = 0
+        self._rows: Longs = np.zeros(0, np.int64)
         self._columns: Longs = np.zeros((0, 0), np.int64)
         self._device = torch.device("cpu")
         self._index: dict[int, torch.Tensor] = {}
 
-    def write_at(self, columns: Longs, device: torch.device) -> None:
-        """The coming forward writes at columns (rows, width)."""
-        self._columns, self._device = columns, device
+    def write_at(self, rows: Longs, columns: Longs, device: torch.device) -> None:
+        """The coming forward writes in rows (r,) at columns (r, width)."""
+        self._rows, self._columns, self._device = rows, columns, device
         self._index.clear()
 
     def index(self, num_heads: int) -> torch.Tensor:
         """Places (rows * heads * width,) in a buffer whose first three axes are flattened."""
         if num_heads not in self._index:
-            rows = np.arange(len(self._columns))
-            if self.lane is not None:
-                rows = rows * self.num_lanes + self.lane
-            blocks = rows[:, None, None] * num_heads + np.arange(num_heads)[:, None]
+            blocks = self._rows[:, None, None] * num_heads + np.arange(num_heads)[:, None]
             places = blocks * self.capacity + self._columns[:, None]
             self._index[num_heads] = upload(places.ravel(), self._device)
         return self._index[num_heads]
@@ -110,7 +112,7 @@ class _RowLayer(DynamicLayer):
 
     def _write(self, buffer: torch.Tensor, states: torch.Tensor) -> torch.Tensor:
         place = self._place
-        first = place.lane or 0
+        first = place.first
         if place.num_rows == 1:
             end = place.start + states.shape[2]
             buffer[first : first + 1, :, place.start : end] = states
@@ -118,6 +120,8 @@ class _RowLayer(DynamicLayer):
             size = buffer.shape[3]
             flat = buffer.view(-1, size)
             flat.index_copy_(0, place.index(buffer.shape[1]), states.reshape(-1, size))
+        if place.chosen is not None:
+            return buffer[:, :, : place.num_columns].index_select(0, place.chosen)
         every = 1 if place.lane is None else place.num_lanes
         return buffer[first : first + every * place.num_rows : every, :, : place.num_columns]
 
@@ -192,11 +196,17 @@ class RowCache(DynamicCache):
         self._place.num_columns, self._place.past = width, 0
 
     def begin_step(
-        self, lengths: Longs, width: int, device: torch.device, lane: int | None = None
+        self,
+        lengths: Longs,
+        width: int,
+        device: torch.device,
+        lane: int | None = None,
+        chosen: Longs | None = None,
     ) -> int:
         """The coming forward continues each row after lengths (rows,) tokens by `width`.
 
-        With `lane` only that one of each text's rows goes on.
+        With `lane` only that one of each text's rows goes on, with `chosen` (rows,) only those
+        rows: attention reads them where they follow each other, else a copy of what is in use.
 
         Returns:
             Columns that it attends to.
@@ -204,12 +214,18 @@ class RowCache(DynamicCache):
         place = self._place
         place.past = int(lengths.max())
         place.num_columns = place.past + width
-        self._reserve(len(lengths) * place.num_lanes, place.num_columns)
+        every = 1 if lane is None else place.num_lanes
+        rows = (lane or 0) + every * np.arange(len(lengths)) if chosen is None else chosen
+        num_rows = len(lengths) * place.num_lanes if chosen is None else int(chosen.max()) + 1
+        self._reserve(num_rows, place.num_columns)
         place.rows, place.num_rows, place.lane = None, len(lengths), lane
+        place.first, place.chosen = int(rows[0]), None
+        if chosen is not None and (np.diff(chosen) != 1).any():
+            place.chosen = upload(chosen, device)
         if len(lengths) == 1:
             place.start = place.past
         else:
-            place.write_at(lengths[:, None] + np.arange(width), device)
+            place.write_at(rows, lengths[:, None] + np.arange(width), device)
         return place.num_columns
 
     def move_rows(self, sources: Longs, targets: Longs) -> None:

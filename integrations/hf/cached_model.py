@@ -98,7 +98,11 @@ class CachedModel:
         return logits[torch.arange(len(rows), device=tokens.device), upload(place, tokens.device)]
 
     def forward(
-        self, tokens: torch.Tensor, lengths: Longs, lane: int | None = None
+        self,
+        tokens: torch.Tensor,
+        lengths: Longs,
+        lane: int | None = None,
+        rows: Longs | None = None,
     ) -> torch.Tensor:
         """Feed one block of columns.
 
@@ -106,12 +110,13 @@ class CachedModel:
             tokens: (rows, width) token ids; a row may end in columns that it does not keep.
             lengths: (rows,) tokens that each row has in the cache.
             lane: which one of each text's rows goes on; None for all of them.
+            rows: (rows,) of the cache; None for the first ones.
 
         Returns:
             (rows, width, vocab) logits.
         """
         width = tokens.shape[1]
-        num_columns = self._cache.begin_step(lengths, width, tokens.device, lane)
+        num_columns = self._cache.begin_step(lengths, width, tokens.device, lane, rows)
         positions = self._positions(lengths, np.arange(width))
         mask = self._mask(lengths, width, num_columns, tokens.device)
         return self._run(tokens, upload(positions, tokens.device), mask, 0)

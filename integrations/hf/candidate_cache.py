@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -11,7 +10,8 @@ from numpy.typing import NDArray
 from transformers import PreTrainedModel
 
 from flyball.integrations.hf.cached_model import CachedModel
-from flyball.integrations.hf.candidate_rows import CandidateRows, Row
+from flyball.integrations.hf.candidate_reads import Read, ReadPlan, find_source
+from flyball.integrations.hf.candidate_rows import CandidateRows
 from flyball.integrations.hf.device import upload
 from flyball.integrations.hf.flops import forward_flops
 from flyball.integrations.hf.scorers import Partial
@@ -23,36 +23,17 @@ Value = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 # Columns of one forward: its logits have to fit, and short texts wait for long ones' columns.
 _LEAST_WIDTH = 32
 _BLOCK_TOKENS = 1024
-
-
-@dataclass(frozen=True)
-class _Feed:
-    """What has to be read of one candidate.
-
-    Attributes:
-        number: of the candidate among the partial texts.
-        row: where it is cached.
-        start: column of the first token that is read.
-        end: columns that stay in the cache.
-        block: tokens to read, from `start` on; a tail that does not stay included.
-        following: as many tokens, each that behind the block's; 0 where there is none.
-    """
-
-    number: int
-    row: Row
-    start: int
-    end: int
-    block: Longs
-    following: Longs
+_FORWARD_TOKENS = 64  # that may be padding before a forward more is cheaper
 
 
 class CandidateCache:
     """Reads of every candidate only what it has not read, in batches of uneven lengths.
 
-    A new candidate begins with a copy of the cache that shares the longest beginning with it: its
-    parent's where beams fork, or that of any candidate with the same prompt. Prompts that are
-    alike are read once, and a text that changed is read from where it did. So whom a text came
-    from, and whether candidates are ever forgotten, matters to the cost alone.
+    Candidates share a row as long as their texts are alike, so that what they have in common is
+    read once: a prompt, and the first tokens, which many samples of one prompt write alike. Who
+    goes on differently does so on a copy of the row that shares the longest beginning with it, and
+    a text that changed is read from where it did. So whom a text came from, and whether candidates
+    are ever forgotten, matters to the cost alone.
 
     Args:
         model: decoder-only model that passed `checks.check_model`.
@@ -85,7 +66,6 @@ class CandidateCache:
         self._rows = CandidateRows(max_rows)
         self._num_reserved = 1
         self._cached = CachedModel(model, self._num_reserved, 0)
-        self._num_calls = 0
         self._is_reading = False
 
     @torch.inference_mode()
@@ -95,132 +75,131 @@ class CandidateCache:
         Returns:
             n arrays (length - prompt_len + 1 - num_unread,).
         """
-        result: list[Floats] = []
-        for numbers, rows in self._chunks(partial):
-            self._read(self._feeds(partial, numbers, rows, np.zeros(0, np.int64)))
-            for number, row in zip(numbers, rows, strict=True):
-                result.append(row.values[partial.prompt_len[number] - 1 :].copy())
+        result = [np.zeros(0)] * len(partial.candidate)
+        for reads in self._chunks(partial, np.zeros(0, np.int64)):
+            self._read([read for read in reads if len(read.block)])
+            for read in reads:
+                values = self._rows.values[read.row, read.first : read.end].copy()
+                for number in read.numbers.tolist():
+                    result[number] = values
         return result
 
     @torch.inference_mode()
     def peek(self, partial: Partial, tail: Sequence[int]) -> torch.Tensor:
         """Outputs (n, outputs) behind each text and a tail (at least one token), not cached."""
         result: dict[int, torch.Tensor] = {}
-        for numbers, rows in self._chunks(partial):
-            result |= self._read(self._feeds(partial, numbers, rows, np.array(tail, np.int64)))
+        for reads in self._chunks(partial, np.array(tail, np.int64)):
+            for read, outputs in zip(reads, self._read(reads), strict=True):
+                result |= dict.fromkeys(read.numbers.tolist(), outputs)
         return torch.stack([result[number] for number in range(len(result))])
 
     def forget(self, candidates: Longs) -> None:
         """Free the rows of candidates (m,)."""
-        self._rows.forget(candidates)
+        for candidate in candidates.tolist():
+            self._rows.leave(candidate)
 
-    def _chunks(self, partial: Partial) -> Iterator[tuple[Longs, list[Row]]]:
-        """Candidates that are read together, and rows that hold all but the last of a prompt."""
+    def _chunks(self, partial: Partial, tail: Longs) -> Iterator[list[Read]]:
+        """Texts that are read together, in rows that hold all but the last of a prompt."""
         if self._is_reading:  # a forward failed, so what the rows hold is not known
             self._rows = CandidateRows(self._max_rows)
         self._is_reading = True
-        for first in range(0, len(partial.candidate), self._max_rows):
-            self._num_calls += 1
-            numbers = np.arange(len(partial.candidate))[first : first + self._max_rows]
-            found = self._rows.find(partial.candidate[numbers], self._num_calls)
-            rows = [
-                found.get(int(partial.candidate[number])) or self._begin(partial, number)
-                for number in numbers
-            ]
-            self._read_prompts(partial, numbers, rows)
-            yield numbers, rows
+        numbers = np.arange(len(partial.candidate))
+        for some in np.split(numbers, range(self._max_rows, len(numbers), self._max_rows)):
+            self._rows.begin_call()
+            alike: dict[tuple[bytes, int], list[int]] = {}
+            for number in some.tolist():
+                tokens = partial.tokens[number].astype(np.int64)
+                key = tokens.tobytes(), int(partial.prompt_len[number])
+                alike.setdefault(key, []).append(number)
+            groups = [np.array(same) for same in alike.values()]
+            self._read_prompts(partial, groups)
+            plan = ReadPlan(self._rows, partial, self._num_unread, tail)
+            reads, copies = plan.place(groups)
+            self._make_room()
+            self._cached.move_rows(*copies)
+            yield reads
             # Texts that have ended will not grow; their rows serve until others need them.
-            self.forget(partial.candidate[numbers][partial.finished[numbers]])
+            self.forget(partial.candidate[some][partial.finished[some]])
         self._is_reading = False
 
-    def _begin(self, partial: Partial, number: int) -> Row:
-        row, source = self._rows.begin(
-            int(partial.candidate[number]),
-            partial.tokens[number],
-            int(partial.prompt_len[number]) - 1,
-            self._num_calls,
-        )
-        if len(self._rows) > self._num_reserved:
-            self._num_reserved = min(2 * self._num_reserved, self._max_rows)
-            self._cached.reserve_rows(self._num_reserved)
-        if source is not row:
-            self._copy(source, row)
-        return row
-
-    def _copy(self, source: Row, target: Row) -> None:
-        places = (np.array([self._rows.place(row)]) for row in (source, target))
-        self._cached.move_rows(*places)
-        target.copy_from(source)
-
-    def _read_prompts(self, partial: Partial, numbers: Longs, rows: list[Row]) -> None:
-        """Read prompts that no row holds, but for their last tokens, each once."""
-        alike: dict[bytes, list[Row]] = {}
-        for number, row in zip(numbers, rows, strict=True):
-            prompt = partial.tokens[number][: partial.prompt_len[number] - 1]
-            if row.common(prompt) < len(prompt):
-                alike.setdefault(prompt.astype(np.int64).tobytes(), []).append(row)
-        if not alike:
+    def _read_prompts(self, partial: Partial, groups: Sequence[Longs]) -> None:
+        """Read prompts that no row holds, each once, of groups of candidates with one text."""
+        missing: set[bytes] = set()
+        for same in groups:
+            tokens, length = partial.tokens[same[0]], int(partial.prompt_len[same[0]]) - 1
+            row, _ = find_source(self._rows, partial.candidate[same].tolist(), tokens, length)
+            if row >= 0 and self._rows.held(tokens, row) >= length:
+                self._rows.spare(row)
+            elif length:
+                missing.add(tokens[:length].astype(np.int64).tobytes())
+        if not missing:
             return
-        prompts = [np.frombuffer(prompt, np.int64) for prompt in alike]
-        lengths = np.array([len(prompt) for prompt in prompts])
-        places = np.array([self._rows.place(same[0]) for same in alike.values()])
-        ids = upload(_stack(prompts), self._model.device)
-        self._cached.read_prompts(ids, lengths, places)
+        unread = [np.frombuffer(prompt, np.int64) for prompt in sorted(missing)]
+        lengths = np.array([len(prompt) for prompt in unread])
+        rows = np.array([self._rows.take() for _ in unread])
+        self._make_room()
+        ids = upload(_stack(unread), self._model.device)
+        self._cached.read_prompts(ids, lengths, rows)
         self._count(lengths, np.zeros_like(lengths))
-        for prompt, (first, *others) in zip(prompts, alike.values(), strict=True):
-            first.hold_prompt(prompt)
-            for row in others:
-                self._copy(first, row)
+        for row, prompt in zip(rows.tolist(), unread, strict=True):
+            self._rows.hold(row, prompt, len(prompt), len(prompt), len(prompt))
 
-    def _feeds(
-        self, partial: Partial, numbers: Longs, rows: list[Row], tail: Longs
-    ) -> list[_Feed]:
-        feeds = []
-        for number, row in zip(numbers.tolist(), rows, strict=True):
-            tokens, first = partial.tokens[number], int(partial.prompt_len[number]) - 1
-            end = len(tokens) - self._num_unread
-            start = row.grow(tokens, first, end, self._num_unread)
-            text = np.concatenate([tokens, tail, [0]]).astype(np.int64)
-            stop = len(tokens) + len(tail) if len(tail) else end
-            if start < stop:
-                block, following = text[start:stop], text[start + 1 : stop + 1]
-                feeds.append(_Feed(number, row, start, end, block, following))
-        return feeds
+    def _make_room(self) -> None:
+        if len(self._rows) > self._num_reserved:
+            self._num_reserved = min(2 * len(self._rows), self._max_rows)
+            self._cached.reserve_rows(self._num_reserved)
 
-    def _read(self, feeds: list[_Feed]) -> dict[int, torch.Tensor]:
-        """Feed blocks of uneven widths; returns the outputs at the last column of each."""
+    def _read(self, reads: list[Read]) -> list[torch.Tensor]:
+        """Feed blocks of uneven widths; returns the outputs (outputs,) at the end of each."""
         last: dict[int, torch.Tensor] = {}
-        if not feeds:
-            return last
-        self._count(np.array([len(f.block) for f in feeds]), np.array([f.start for f in feeds]))
-        width = max(_LEAST_WIDTH, _BLOCK_TOKENS // len(feeds))
-        # Those that need more forwards come first, so that the others are done without a move.
-        feeds = sorted(feeds, key=lambda f: (-len(f.block) // width, self._rows.place(f.row)))
-        self._cached.move_rows(*self._rows.bring_to_front([feed.row for feed in feeds]))
-        for done in range(0, max(len(feed.block) for feed in feeds), width):
-            feeds = [feed for feed in feeds if len(feed.block) > done]
-            blocks = [feed.block[done : done + width] for feed in feeds]
-            nexts = [feed.following[done : done + width] for feed in feeds]
+        if not reads:
+            return []
+        self._count(np.array([len(r.block) for r in reads]), np.array([r.start for r in reads]))
+        for some in _of_like_length(reads):
+            last |= self._forward(some)
+        return [last[read.row] for read in reads]
+
+    def _forward(self, reads: list[Read]) -> dict[int, torch.Tensor]:
+        """Feed blocks, as many columns at a time as fit; returns the last outputs by row."""
+        last: dict[int, torch.Tensor] = {}
+        width = max(_LEAST_WIDTH, _BLOCK_TOKENS // len(reads))
+        for done in range(0, max(len(read.block) for read in reads), width):
+            reads = [read for read in reads if len(read.block) > done]
+            blocks = [read.block[done : done + width] for read in reads]
+            nexts = [read.following[done : done + width] for read in reads]
             ids, following = (upload(_stack(x), self._model.device) for x in (blocks, nexts))
-            outputs = self._cached.forward(ids, np.array([f.start + done for f in feeds]))
+            lengths = np.array([read.start + done for read in reads])
+            rows = np.array([read.row for read in reads])
+            outputs = self._cached.forward(ids, lengths, rows=rows)
             if self._value is not None:
-                self._keep(feeds, done, self._value(outputs, following))
-            for place, feed in enumerate(feeds):
-                column = len(feed.block) - 1 - done
+                self._keep(reads, done, self._value(outputs, following))
+            for place, read in enumerate(reads):
+                column = len(read.block) - 1 - done
                 if column < width:
-                    last[feed.number] = outputs[place, column].clone()
+                    last[read.row] = outputs[place, column]
         return last
 
-    def _keep(self, feeds: list[_Feed], done: int, values: torch.Tensor) -> None:
+    def _keep(self, reads: list[Read], done: int, values: torch.Tensor) -> None:
         """Note values (rows, width) of columns that stay, after `done` columns of each block."""
-        for feed, new in zip(feeds, values.double().cpu().numpy(), strict=True):
-            first = feed.start + done
-            kept = max(0, min(len(new), feed.end - first))
-            feed.row.values[first : first + kept] = new[:kept]
+        for read, new in zip(reads, values.double().cpu().numpy(), strict=True):
+            first = read.start + done
+            kept = max(0, min(len(new), read.end - first))
+            self._rows.values[read.row, first : first + kept] = new[:kept]
 
     def _count(self, width: Longs, context: Longs) -> None:
         self.num_tokens += int(width.sum())
         self.flops += forward_flops(self._model, width, context)
+
+
+def _of_like_length(reads: Sequence[Read]) -> Iterator[list[Read]]:
+    """Parts that are read together, in the order of their rows: padding costs more than a part."""
+    left = sorted(reads, key=lambda read: -len(read.block))
+    while left:
+        lengths = np.array([len(read.block) for read in left])
+        saved = (lengths[0] - lengths) * np.arange(len(left), 0, -1)
+        end = int((saved > _FORWARD_TOKENS).argmax()) or len(left)
+        yield sorted(left[:end], key=lambda read: read.row)
+        left = left[end:]
 
 
 def _stack(arrays: list[Longs]) -> Longs:

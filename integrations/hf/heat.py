@@ -178,6 +178,11 @@ class Heat:
         return self.members[self.waiting[0]] if self.waiting else None
 
     @property
+    def has_run(self) -> bool:
+        """Whether none of its members goes on."""
+        return not any(member.is_alive for member in self.members)
+
+    @property
     def least_passed(self) -> int:
         """Checkpoints that all of its members which go on have passed."""
         return min((m.num_passed for m in self.members if m.is_alive), default=0)

@@ -9,22 +9,20 @@ from typing import Generic, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from flyball.controller.contests import NO_ANSWER, Candidates, Contests, Stops
+from flyball.controller.contests import Contests, Stops
 from flyball.estimators.slots import SlotArray
 from flyball.integrations.hf.heat import NEVER, Heat, Member, Origin, State
 from flyball.integrations.hf.prompts import Prompts
+from flyball.integrations.hf.reviewer import Reviewer
 from flyball.integrations.hf.room import Room
 from flyball.integrations.hf.saved import SavedRow
 from flyball.integrations.hf.schedule import Entry, Schedule
-from flyball.integrations.hf.scorers import Partial
 from flyball.integrations.hf.scoring import GuardedScorer
 from flyball.integrations.hf.text import Texts
 from flyball.policies.rejection.base import Load
 
-Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 Save = Callable[[int], SavedRow]
-Seen = Sequence[tuple[Heat, Member]]
 Result = TypeVar("Result")
 
 
@@ -32,8 +30,8 @@ class Heats(Generic[Result]):
     """The loop's queue and watch during a search.
 
     A question is a generator: it yields heats, goes on when the last one has ended, and returns
-    its result. Members that ended or passed a checkpoint in a round are scored in one call and
-    reviewed together. Where the policy compares only members that have come equally far, those
+    its result. Members that ended or passed a checkpoint are scored and reviewed together, see
+    `Reviewer`. Where the policy compares only members that have come equally far, those
     ahead are parked: they leave with a copy of their cache and come back when the others are
     there. So do those for which memory is short.
 
@@ -41,6 +39,7 @@ class Heats(Generic[Result]):
         contests: the governor's.
         scorer: of candidates; None where nobody needs scores.
         questions: not yet begun.
+        num_rows: of the batch.
         memory_tokens: see `Room`.
         overshoot: tokens by which a round may pass a checkpoint.
     """
@@ -50,13 +49,16 @@ class Heats(Generic[Result]):
         contests: Contests,
         scorer: GuardedScorer | None,
         questions: Iterable[Generator[Heat, None, Result]],
+        num_rows: int,
         memory_tokens: int | None,
         overshoot: int,
     ) -> None:
         self._contests = contests
         self._scorer = scorer
+        self._reviewer = Reviewer(contests, scorer)
         self._schedule = Schedule(contests, questions)
         self._checks = contests.checks
+        self._num_rows = num_rows
         self._room = Room(memory_tokens, self._checks, overshoot)
         self._running: dict[int, tuple[Heat, Member]] = {}  # by request
         self._parked: dict[Member, Heat] = {}
@@ -123,9 +125,16 @@ class Heats(Generic[Result]):
                 if self._fits(member):
                     return heat, member
                 blocked = True
-            # A heat more would take the room from those that wait to go on.
-            if blocked or not self._schedule.open_next():
+            # A heat more would take the room from those that wait to go on, or to begin once
+            # their prompt is read.
+            if blocked or self._num_free <= self._schedule.num_waiting:
                 return None
+            if not self._schedule.open_next():
+                return None
+
+    @property
+    def _num_free(self) -> int:
+        return self._num_rows - len(self._running)
 
     def _released(self) -> list[tuple[Heat, Member]]:
         """Parked members that need not wait for others."""
@@ -148,20 +157,24 @@ class Heats(Generic[Result]):
         return any(not self._fits(member) for _, member in ready)
 
     def look(self, texts: Texts, save: Save) -> Bools:
-        """Score and review whoever ended or passed a checkpoint; says which rows are to end."""
+        """Note who ended or passed a checkpoint, review them; says which rows are to end."""
         self._share(texts, save)
-        over = np.zeros(texts.num_rows, np.bool_)
         due = texts.finished | (texts.num_tokens >= self._due.values[texts.request])
-        if not due.any():
-            return over
-        self._is_picked = False
         rows = np.flatnonzero(due).tolist()
         seen = [self._running[request] for request in texts.request[rows].tolist()]
         for row, (heat, member) in zip(rows, seen, strict=True):
             self._note(texts, row, heat, member, save)
-        stops = self._review(seen)
-        ended = [self._schedule.open.pop(group) for group in stops.ended.tolist()]
-        over |= self._stop(texts, seen, stops)
+            self._reviewer.note(heat, member)
+        is_time = self._reviewer.is_time(not self._running)
+        over = np.zeros(texts.num_rows, np.bool_)
+        if not (seen or is_time):
+            return over
+        self._is_picked = False
+        ended: list[Entry[Result]] = []
+        if is_time:
+            for stops in self._reviewer.review(Load(memory_short=self._is_short)):
+                over |= self._stop(texts, stops)
+                ended += [self._schedule.open.pop(group) for group in stops.ended.tolist()]
         over |= self._park(texts, seen, save)
         for entry in ended:
             self._close(entry)
@@ -190,69 +203,24 @@ class Heats(Generic[Result]):
             if heat.branches and not heat.has_ended(member):
                 member.saved = save(row)
 
-    def _review(self, seen: Seen) -> Stops:
-        """Score these members and ask who is to stop."""
-        scores = self._score(seen)
-        finished = np.array([member.state is State.FINISHED for _, member in seen])
-        answers = np.full(len(seen), NO_ANSWER, np.int32)
-        for place, (heat, member) in enumerate(seen):
-            if finished[place] or not np.isnan(scores[place]):
-                member.score = float(scores[place])
-            if finished[place]:
-                answers[place] = heat.number_answer(member)
-        candidates = Candidates(
-            group=np.array([heat.group for heat, _ in seen], np.int32),
-            member=np.array([heat.members.index(member) for heat, member in seen], np.int32),
-            num_tokens=np.array([member.num_tokens for _, member in seen], np.int32),
-            score=scores,
-            finished=finished,
-            answer=answers,
-        )
-        return self._contests.review(candidates, Load(memory_short=self._is_short))
-
-    def _score(self, seen: Seen) -> Floats:
-        """Scores of those that need one; NaN of the others."""
-        scores = np.full(len(seen), np.nan)
-        policy = self._contests.policy
-        every = policy is not None and policy.scores
-        wanted = np.array([every or member.state is State.FINISHED for _, member in seen])
-        pairs = [pair for pair, needed in zip(seen, wanted, strict=True) if needed]
-        if self._scorer is None or not pairs:
-            return scores
-        scores[wanted] = self._scorer(
-            Partial(
-                candidate=np.array([member.number for _, member in pairs]),
-                parent=np.array([member.parent for _, member in pairs]),
-                tokens=[member.tokens for _, member in pairs],
-                prompt_len=np.array([heat.prompt_len for heat, _ in pairs]),
-                finished=np.array(
-                    [m.state is State.FINISHED and heat.has_ended(m) for heat, m in pairs]
-                ),
-                log_prob=[member.log_prob for _, member in pairs],
-                entropy=[member.entropy for _, member in pairs],
-            )
-        )
-        return scores
-
-    def _stop(self, texts: Texts, seen: Seen, stops: Stops) -> Bools:
+    def _stop(self, texts: Texts, stops: Stops) -> Bools:
         """Stop members; returns the rows (rows,) that they leave."""
-        heats = {heat.group: heat for heat, _ in seen}
         gone, running = [], []
         for group, place in zip(stops.group.tolist(), stops.member.tolist(), strict=True):
-            heat = heats[group]
+            heat = self._schedule.open[group].heat
             member = heat.members[place]
             if member.state is State.RUNNING:
                 running.append(member)
             elif member.state is State.WAITING:
                 heat.waiting.remove(place)
-            else:
+            elif member.state is State.PARKED:
                 del self._parked[member]
             member.state, member.origin = State.STOPPED, None
             gone.append(member.number)
         self._forget(gone)
         return self._leave(texts, running, lambda *_: None)
 
-    def _park(self, texts: Texts, seen: Seen, save: Save) -> Bools:
+    def _park(self, texts: Texts, seen: Sequence[tuple[Heat, Member]], save: Save) -> Bools:
         """Park members that are ahead of others or lack memory; returns the rows they leave."""
 
         def park(heat: Heat, member: Member, row: int) -> None:
@@ -270,6 +238,8 @@ class Heats(Generic[Result]):
     ) -> Bools:
         """Take members out of the batch; returns their rows (rows,)."""
         over = np.zeros(texts.num_rows, np.bool_)
+        if not members:
+            return over
         for row, request in enumerate(texts.request.tolist()):
             # Who has finished leaves anyway.
             if request not in self._running:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -50,10 +52,19 @@ class ImplicitRewardModel:
 
     def __call__(self, partial: Partial) -> Floats:
         """Log-likelihoods (n,) in nats; means are NaN where nothing is generated yet."""
-        log_probs = self.cache.values(partial)
-        if self._mean:
-            return np.array([x.mean() if len(x) else np.nan for x in log_probs])
-        return np.array([x.sum() for x in log_probs])
+        return np.array([self._score(log_probs) for log_probs in self.cache.values(partial)])
+
+    def beginnings(self, partial: Partial, lengths: Sequence[Longs]) -> Floats:
+        """The same of the first tokens of each text, for all its `lengths`; see `Scorer`."""
+        texts = zip(self.cache.values(partial), partial.prompt_len, lengths, strict=True)
+        return np.array(
+            [self._score(x[:count]) for x, start, own in texts for count in (own - start).tolist()]
+        )
+
+    def _score(self, log_probs: Floats) -> float:
+        if not self._mean:
+            return float(log_probs.sum())
+        return float(log_probs.mean()) if len(log_probs) else float("nan")
 
     def forget(self, candidates: Longs) -> None:
         """Free what is kept of candidates (m,)."""

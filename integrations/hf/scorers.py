@@ -47,7 +47,11 @@ class Scorer(Protocol):
 
     A scorer that keeps something for each candidate may also have `forget(candidates)`, which is
     called with the ids (m,) of those that are gone. One with `wants_entropy = True` is told
-    entropies, which cost the search a pass over all scores.
+    entropies, which cost the search a pass over all scores. And one that tells the scores of a
+    text's beginnings from one look may have `beginnings(partial, lengths)`: of texts that have
+    ended the scores of their first tokens, as many as each of `lengths` (n arrays, prompts
+    included, ascending) says, one text after the other. It is asked about groups in which nobody
+    was to be stopped, once they have ended, instead of at every checkpoint.
     """
 
     def __call__(self, partial: Partial, /) -> Floats:

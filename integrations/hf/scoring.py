@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -41,13 +42,26 @@ class GuardedScorer:
         """Whether the scorer looks at entropies."""
         return bool(getattr(self._scorer, "wants_entropy", False))
 
+    @property
+    def tells_beginnings(self) -> bool:
+        """Whether the scorer has `beginnings`."""
+        return callable(getattr(self._scorer, "beginnings", None))
+
     def __call__(self, partial: Partial) -> Floats:
         """Scores (n,), NaN where unknown."""
-        unknown = np.full(len(partial.candidate), np.nan)
+        return self._checked(lambda: self._scorer(partial), len(partial.candidate))
+
+    def beginnings(self, partial: Partial, lengths: Sequence[Longs]) -> Floats:
+        """Scores of beginnings of each text, one text after the other, NaN where unknown."""
+        told: Any = self._scorer
+        return self._checked(lambda: told.beginnings(partial, lengths), sum(map(len, lengths)))
+
+    def _checked(self, ask: Callable[[], Any], count: int) -> Floats:
+        unknown = np.full(count, np.nan)
         try:
-            answer = self._scorer(partial)
+            answer = ask()
         except Exception as error:
-            self._count("raised", f"scores of {len(unknown)} candidates", _told(error))
+            self._count("raised", f"scores of {count} candidates", _told(error))
             return unknown
         scores = self._numbers(answer)
         if scores is None:

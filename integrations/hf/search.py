@@ -118,6 +118,7 @@ def search(
         gov.governor.contests,
         None if scorer is None else GuardedScorer(scorer),
         map(question, range(len(prompts))),
+        batch_size,
         memory_tokens,
         gov.max_draft_len,
     )

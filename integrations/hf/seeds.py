@@ -58,9 +58,9 @@ class SeededDraws:
             self._at, self._noise = at, []
         if len(self._noise) < end:
             index = at[1][:, None] + np.arange(len(self._noise), end)
-            device = scores.device
-            noise = token_noise(upload(seeds, device), upload(index, device), scores.shape[2])
-            self._noise.extend(noise.unbind(dim=1))
+            own, places = (upload(x, scores.device) for x in (seeds, index))
+            for some in places.split(_num_columns(scores), dim=1):
+                self._noise.extend(token_noise(own, some, scores.shape[2]).unbind(dim=1))
         return _draw(scores, self._noise[num_drafted:end])
 
     def noise(self, row: torch.Tensor, place: torch.Tensor) -> torch.Tensor:
@@ -77,15 +77,21 @@ class SeededDraws:
         Returns:
             (rows, width) tokens.
         """
-        texts, (rows, _, vocab) = self._texts, scores.shape
+        texts, vocab = self._texts, scores.shape[2]
         seeds = upload(_bits(texts.seed), scores.device)
         index = upload(np.maximum(columns - texts.first_new[:, None], 0), scores.device)
-        size = max(1, _MOST_ELEMENTS // (rows * vocab))
+        size = _num_columns(scores)
         parts = [
             _draw(part, token_noise(seeds, at, vocab).unbind(dim=1))
             for part, at in zip(scores.split(size, dim=1), index.split(size, dim=1), strict=True)
         ]
         return torch.cat(parts, dim=1)
+
+
+def _num_columns(scores: torch.Tensor) -> int:
+    """Columns of scores (rows, width, vocab) for which noise is made at a time."""
+    rows, _, vocab = scores.shape
+    return max(1, _MOST_ELEMENTS // max(1, rows * vocab))
 
 
 def _bits(seeds: NDArray[np.uint64]) -> Longs:

@@ -84,7 +84,7 @@ def lossy_step_speculation(
     stops = [*step_token_ids, *eos_token_ids]
     writers = [_Writer(model, stops, temperature, generator) for model in (small, large)]
     text = _Text(prompt, np.zeros(0), np.zeros(0))
-    num_kept, num_written, scores = [0, 0], [0, 0], list[float]()
+    num_kept, num_written, scores, kept = [0, 0], [0, 0], list[float](), -1
     end = len(prompt) + max_new_tokens
     with torch.inference_mode():
         while len(text.tokens) < end and (max_steps is None or len(scores) < max_steps):
@@ -95,13 +95,19 @@ def lossy_step_speculation(
                 num_written[number] += len(step.tokens) - len(text.tokens)
                 if number == 0:
                     last = len(step.tokens) == end or step.tokens[-1] in eos_token_ids
-                    scores.append(_score(scorer, step, len(scores), len(prompt), bool(last)))
-                    if not scores[-1] >= threshold:  # NaN, too
+                    scores.append(_score(scorer, step, len(scores), kept, len(prompt), bool(last)))
+                    stays = scores[-1] >= threshold  # not if it is NaN
+                    gone = kept if stays else len(scores) - 1
+                    if gone >= 0:
+                        forget(scorer, np.array([gone]))
+                    if not stays:
                         continue
+                    kept = len(scores) - 1
                 num_kept[number] += 1
                 text = step
                 break
-    forget(scorer, np.arange(len(scores))[-1:])
+    if kept >= 0:
+        forget(scorer, np.array([kept]))
     return StepSpeculation(
         tokens=text.tokens,
         num_accepted=num_kept[0],
@@ -121,15 +127,17 @@ class _Text:
     entropy: Floats
 
 
-def _score(scorer: Scorer, text: _Text, step: int, prompt_len: int, finished: bool) -> float:
+def _score(
+    scorer: Scorer, text: _Text, step: int, parent: int, prompt_len: int, finished: bool
+) -> float:
     """Score the text with a step.
 
-    Each step is a candidate of its own, which began as a copy of the one before.
+    Each step is a candidate of its own, which began as a copy of the latest one that was kept.
     """
     scores = scorer(
         Partial(
             candidate=np.array([step]),
-            parent=np.array([step - 1]),
+            parent=np.array([parent]),
             tokens=[text.tokens],
             prompt_len=np.array([prompt_len]),
             finished=np.array([finished]),
@@ -137,8 +145,6 @@ def _score(scorer: Scorer, text: _Text, step: int, prompt_len: int, finished: bo
             entropy=[text.entropy],
         )
     )
-    if step > 0:
-        forget(scorer, np.array([step - 1]))
     return float(scores[0])
 
 

@@ -197,6 +197,45 @@ def test_what_was_read_is_not_read_again() -> None:
     assert scorer.num_tokens == 19 + 4 * 16 + 2
 
 
+@pytest.mark.parametrize("max_rows", [1, 2, 3, 64])
+def test_texts_that_are_alike_for_a_while_get_the_scores_of_fresh_forwards(max_rows: int) -> None:
+    model = random_models("qwen3")[0]
+    scorer = ImplicitRewardModel(model, max_rows=max_rows)
+    asked = SelfEvaluation(scorer.cache, [9, 4], 11, 12)
+    for seed in range(4):
+        for call, gone in searches(seed, vocab=5):
+            sums, answers = [], []
+            for tokens, prompt_len in zip(call.tokens, call.prompt_len, strict=True):
+                sums.append(fresh_log_probs(model, tokens, prompt_len).sum())
+                logits = fresh_logits(model, np.append(tokens, [9, 4]))[-1]
+                answers.append(float(logits[[11, 12]].softmax(dim=0)[0]))
+            np.testing.assert_allclose(scorer(call), sums, rtol=0, atol=1e-9)
+            np.testing.assert_allclose(asked(call), answers, rtol=0, atol=1e-9)
+            scorer.forget(gone)
+
+
+@pytest.mark.parametrize("mean", [False, True])
+def test_beginnings_get_the_scores_of_texts_that_end_there(mean: bool) -> None:
+    scorer = ImplicitRewardModel(random_models("qwen2")[0], mean=mean)
+    texts = [np.arange(3, 20), np.arange(3, 12)]
+    lengths = [np.array([5, 9, 17]), np.array([4, 9])]
+    told = scorer.beginnings(partial(texts, [4, 4], finished=[True, True]), lengths)
+    every = [text[:end] for text, own in zip(texts, lengths, strict=True) for end in own]
+    np.testing.assert_allclose(told, scorer(partial(every, 4)), rtol=0, atol=1e-9)
+
+
+def test_what_texts_have_in_common_is_read_once() -> None:
+    scorer = ImplicitRewardModel(random_models("qwen2")[0])
+    scorer(partial([[3, 4, 5, 6, 7]] * 3, 3))
+    assert scorer.num_tokens == 4
+    scorer(partial([[3, 4, 5, 6, 7, 8, 9], [3, 4, 5, 6, 7, 8, 9], [3, 4, 5, 6, 7, 9, 8]], 3))
+    assert scorer.num_tokens == 4 + 2 + 2
+    # A candidate that is behind has nothing to read, and who went ahead goes on.
+    scorer(partial([[3, 4, 5, 6, 7, 8]], 3, candidate=[3]))
+    scorer(partial([[3, 4, 5, 6, 7, 8, 9, 9]], 3))
+    assert scorer.num_tokens == 4 + 2 + 2 + 1
+
+
 def test_likelihoods_read_each_token_once() -> None:
     scorer = ImplicitRewardModel(random_models("qwen2")[0])
     text = np.arange(3, 40)
@@ -230,7 +269,7 @@ def test_a_failed_forward_spoils_no_later_score(monkeypatch: pytest.MonkeyPatch)
     scorer, text = ImplicitRewardModel(model), np.arange(3, 40)
     scorer(partial([text[:12]], 10))
     with monkeypatch.context() as patch:
-        patch.setattr(scorer.cache._cached, "forward", lambda *args: 1 / 0)
+        patch.setattr(scorer.cache._cached, "forward", lambda *args, **kwargs: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             scorer(partial([text[:20]], 10))
     expected = fresh_log_probs(model, text, 10).sum()

@@ -119,6 +119,20 @@ def test_who_stops_leaves_at_once_and_others_take_the_rows() -> None:
         assert max(stopped) <= 4 + gov.governor.max_draft_len
 
 
+def test_questions_begin_as_rows_are_free_for_all_their_candidates() -> None:
+    target, _ = random_models("qwen2")
+    gov = govern(target, policy=rejection("top_fraction", tau=4))
+    opened = list[int]()
+
+    def scorer(partial: Partial) -> Any:
+        opened.append(gov.governor.contests.num_groups)
+        return mean_token(partial)
+
+    search(gov, random_rows(6), num_candidates=4, scorer=scorer, batch_size=8, **SAMPLED)
+    assert opened[0] == 2
+    assert opened[-1] == 6
+
+
 def test_a_group_is_judged_once_all_have_come_as_far() -> None:
     target, _ = random_models("qwen2")
     asked = Recorder()

@@ -75,16 +75,17 @@ def test_steps_are_those_of_full_forwards(name: str) -> None:
         large, small, scorer, 0.5, PROMPT[None], step_token_ids=STEP_ENDS, max_new_tokens=60
     )
     text, end = PROMPT.numpy(), len(PROMPT) + 60
-    written, kept = [0, 0], [0, 0]
+    written, kept, parent = [0, 0], [0, 0], -1
     for step, call in enumerate(scorer.calls):
         proposed = greedy(small, text, end, STEP_ENDS)
+        assert (call.candidate[0], call.parent[0]) == (step, parent)
         assert call.tokens[0].tolist() == proposed.tolist()
         assert call.finished[0] == (len(proposed) == end)
         assert len(call.log_prob[0]) == len(call.entropy[0]) == len(proposed) - len(PROMPT)
         written[0] += len(proposed) - len(text)
         if step % 4 in (0, 3):
             kept[0] += 1
-            text = proposed
+            text, parent = proposed, step
         else:
             kept[1] += 1
             rewritten = greedy(large, text, end, STEP_ENDS)
