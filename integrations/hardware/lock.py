@@ -40,9 +40,8 @@ class DeviceLock:
 
     def __init__(self, device: str, folder: Path | None = None) -> None:
         self.device = device
-        self.path = (
-            folder or _lock_dir()
-        ) / f"flyball-{re.sub(r'[^A-Za-z0-9.]+', '-', device)}.lock"
+        name = re.sub(r"[^A-Za-z0-9.]+", "-", device)
+        self.path = (folder or _lock_dir()) / f"flyball-{name}.lock"
         self.fd = self._open()
         try:
             self._lock()
