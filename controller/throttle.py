@@ -62,6 +62,7 @@ class Throttle:
             simulations adopt the same settings at the same steps.
 
     Attributes:
+        space: of the settings.
         setting: (knobs,) in force.
         wanted: (knobs,) decided last; in force as well, unless the actuator is in a dry run.
         num_steps: observed.
@@ -86,7 +87,8 @@ class Throttle:
         self._told: SimpleQueue[_Begun | Ended | _Failed | None] = SimpleQueue()
         self._answers: SimpleQueue[Places] = SimpleQueue()
         self._sums: WindowSums | None = None  # None until the worker has answered
-        self.setting = self.wanted = self._desk.space.default
+        self.space = self._desk.space
+        self.setting = self.wanted = self.space.default
         self.num_steps = self.num_windows = 0
         self._worker = threading.Thread(target=self._work, name="flyball-throttle", daemon=True)
         self._worker.start()
@@ -162,7 +164,7 @@ class Throttle:
             self._desk.put(self.wanted, slow=False)
         except Exception as error:
             self._told.put(_Failed(error, self.num_windows + 1))
-            self.wanted = self._desk.space.default
+            self.wanted = self.space.default
         if not self._desk.dry_run:
             self.setting = self.wanted
         self._begin()

@@ -12,7 +12,7 @@ from typing import Protocol, Self
 
 from flyball.controller.errors import HardwareError, HardwarePermissionError, NotSupportedError
 from flyball.integrations.hardware.held import Held
-from flyball.integrations.hardware.lock import DeviceLock
+from flyball.integrations.hardware.lock import DeviceLock, ProcessLock
 from flyball.integrations.hardware.orders import Undo
 from flyball.policies.throttle.space import Knob, Space, Value
 
@@ -59,6 +59,7 @@ class LeverActuator:
         device: what it sets, for people and for the lock.
         levers: its knobs.
         dry_run: log what would be set, and set nothing.
+        of_process: whether all of it belongs to this process, and ends with it.
         lock_dir: folder of lock files; None for that of the machine.
 
     Attributes:
@@ -70,12 +71,14 @@ class LeverActuator:
         device: str,
         levers: Sequence[Lever],
         dry_run: bool = False,
+        of_process: bool = False,
         lock_dir: Path | None = None,
     ) -> None:
         self.device = device
         self.dry_run = dry_run
         self.denied: list[str] = []
         self._levers = {lever.knob.name: lever for lever in levers}
+        self._of_process = of_process
         self._lock_dir = lock_dir
         self._set: dict[str, Value] = {}
         self._held: Held | None = None
@@ -146,7 +149,7 @@ class LeverActuator:
     def _hold(self) -> Held:
         """The device, locked."""
         if self._held is None:
-            lock = DeviceLock(self.device, self._lock_dir)
+            lock = self._lock()
             try:
                 undos = {name: lever.undos() for name, lever in self._levers.items()}
             except BaseException:
@@ -154,6 +157,11 @@ class LeverActuator:
                 raise
             self._held = Held(os.getpid(), lock, undos)
         return self._held
+
+    def _lock(self) -> DeviceLock | ProcessLock:
+        if self._of_process:
+            return ProcessLock(self.device)
+        return DeviceLock(self.device, self._lock_dir)
 
     def read(self) -> dict[str, Value]:
         """What the device shows now, knobs by name.

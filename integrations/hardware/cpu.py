@@ -42,15 +42,14 @@ class CpuActuator(LeverActuator):
             raise HardwareError(f"expected Linux, but got {sys.platform}; its CPUs cannot be set")
         cpus = cpus_by_core(sysfs)
         found = machine_levers(sysfs, clock_separable)
-        device = f"cpu of process {os.getpid()}"
-        if any(lever.writable for lever in found):
-            device = "cpu"
-            if not dry_run:
-                settle(device, lock_dir)
-                found = machine_levers(sysfs, clock_separable)
+        of_process = not any(lever.writable for lever in found)
+        device = f"cpu of process {os.getpid()}" if of_process else "cpu"
+        if not (of_process or dry_run):
+            settle(device, lock_dir)
+            found = machine_levers(sysfs, clock_separable)
         levers: list[Lever] = [ThreadsLever(len(cpus)), AffinityLever(cpus)]
         levers += [lever for lever in found if lever.writable]
-        super().__init__(device, levers, dry_run, lock_dir)
+        super().__init__(device, levers, dry_run, of_process, lock_dir)
         self.denied = [_why(lever) for lever in found if not lever.writable]
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from functools import partial
-from pathlib import Path
 
 from flyball.controller.governor import Governor
 from flyball.integrations.hardware.base import LeverActuator
@@ -49,18 +48,13 @@ class EngineActuator(LeverActuator):
         engine: its name, different from those of other engines in the process.
         levers: its knobs.
         dry_run: log what would be set, and set nothing.
-        lock_dir: folder of lock files; None for that of the machine.
     """
 
     def __init__(
-        self,
-        engine: str,
-        levers: Sequence[CallbackLever],
-        dry_run: bool = False,
-        lock_dir: Path | None = None,
+        self, engine: str, levers: Sequence[CallbackLever], dry_run: bool = False
     ) -> None:
         device = f"engine {engine} of process {os.getpid()}"
-        super().__init__(device, levers, dry_run, lock_dir)
+        super().__init__(device, levers, dry_run, of_process=True)
 
 
 def count_knob(name: str, most: int, least: int = 1, default: int | None = None) -> Knob:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from flyball.integrations.hardware.lock import DeviceLock
+from flyball.integrations.hardware.lock import DeviceLock, ProcessLock
 from flyball.integrations.hardware.orders import Order, Undo
 from flyball.integrations.hardware.watchdog import Watchdog
 
@@ -23,7 +23,7 @@ class Held:
     """
 
     pid: int
-    lock: DeviceLock
+    lock: DeviceLock | ProcessLock
     undos: dict[str, Sequence[Undo]]
     touched: list[str] = field(default_factory=list)
     watchdog: Watchdog | None = None
@@ -31,7 +31,8 @@ class Held:
     def touch(self, name: str) -> None:
         """Make sure that a knob is put back, whatever comes, before it is changed."""
         orders = self._orders([*self.touched, name])
-        if orders and (self.watchdog is None or not self.watchdog.alive):
+        watched = self.watchdog is not None and self.watchdog.alive
+        if orders and not watched and isinstance(self.lock, DeviceLock):
             self.watchdog = Watchdog(self.lock.fd)
         if name not in self.touched:
             self.touched.append(name)

@@ -7,8 +7,10 @@ import json
 import os
 import re
 import tempfile
+import threading
 from collections.abc import Sequence
 from pathlib import Path
+from typing import ClassVar
 
 from flyball.controller.errors import DeviceBusyError, HardwareError
 from flyball.integrations.hardware.orders import Order, carry_out, dump_orders, load_orders
@@ -27,7 +29,8 @@ class DeviceLock:
 
     Args:
         device: name.
-        folder: of lock files, the same for all who share the device; None for /run/lock, or the
+        folder: of lock files, the same for all who share the device, containers included; None
+            for that of the environment's FLYBALL_LOCK_DIR, for /run/lock without it, or for the
             temporary folder where that cannot be written.
 
     Raises:
@@ -36,10 +39,9 @@ class DeviceLock:
     """
 
     def __init__(self, device: str, folder: Path | None = None) -> None:
-        if folder is None:
-            folder = _SHARED_DIR if os.access(_SHARED_DIR, os.W_OK) else _temporary_dir()
         self.device = device
-        self.path = folder / f"flyball-{re.sub(r'[^A-Za-z0-9.]+', '-', device)}.lock"
+        name = re.sub(r"[^A-Za-z0-9.]+", "-", device)
+        self.path = (folder or _lock_dir()) / f"flyball-{name}.lock"
         self.fd = self._open()
         try:
             self._lock()
@@ -72,10 +74,7 @@ class DeviceLock:
             fcntl.flock(self.fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             pid, _ = read_note(self.fd)
-            raise DeviceBusyError(
-                f"{self.device}: already governed by process {pid or 'unknown'}; stop that one "
-                f"first"
-            ) from error
+            raise _busy(self.device, pid) from error
 
     def _finish(self) -> None:
         pid, orders = read_note(self.fd)
@@ -100,6 +99,41 @@ class DeviceLock:
         # A process that was forked in between holds the descriptor, too: closing would not do.
         fcntl.flock(self.fd, fcntl.LOCK_UN)
         os.close(self.fd)
+
+
+class ProcessLock:
+    """Held for what belongs to this process, and ends with it: no file tells of it.
+
+    Args:
+        device: name.
+
+    Raises:
+        DeviceBusyError: somebody in this process holds it; in one line.
+    """
+
+    _held: ClassVar[set[str]] = set()
+    _turn: ClassVar[threading.Lock] = threading.Lock()
+
+    def __init__(self, device: str) -> None:
+        self.device = device
+        with self._turn:
+            if device in self._held:
+                raise _busy(device, os.getpid())
+            self._held.add(device)
+
+    def note(self, orders: Sequence[Order]) -> None:
+        """Nothing outlives the process: there are no orders to write down."""
+
+    def release(self, left: Sequence[Order] = ()) -> None:
+        """Let others take the device."""
+        with self._turn:
+            self._held.discard(self.device)
+
+
+def _busy(device: str, pid: int | None) -> DeviceBusyError:
+    return DeviceBusyError(
+        f"{device}: already governed by process {pid or 'unknown'}; stop that one first"
+    )
 
 
 def settle(device: str, folder: Path | None = None) -> None:
@@ -136,5 +170,8 @@ def write_note(fd: int, pid: int, orders: Sequence[Order]) -> None:
     os.ftruncate(fd, len(note))
 
 
-def _temporary_dir() -> Path:
-    return Path(tempfile.gettempdir())
+def _lock_dir() -> Path:
+    chosen = os.environ.get("FLYBALL_LOCK_DIR")
+    if chosen:
+        return Path(chosen)
+    return _SHARED_DIR if os.access(_SHARED_DIR, os.W_OK) else Path(tempfile.gettempdir())

@@ -136,7 +136,7 @@ class NvmlActuator(LeverActuator):
         if not dry_run:
             settle(device, lock_dir)
         levers = [lever for lever in _levers(self.gpu, num_clocks) if lever.knob.name in knobs]
-        super().__init__(device, levers, dry_run, lock_dir)
+        super().__init__(device, levers, dry_run, lock_dir=lock_dir)
         if not may_set(os.geteuid(), _STATUS.read_text(encoding="ascii", errors="replace")):
             self.denied = [f"{lever.knob.name}: needs {NEEDED_RIGHT}" for lever in levers]
 

@@ -21,6 +21,12 @@ Flyball = Callable[..., Any]
 REMEMBERS = "import os, sys; open(sys.argv[1], 'w').write(os.environ['OMP_NUM_THREADS'])"
 
 
+@pytest.fixture(autouse=True)
+def _own_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Other tests may govern the same fake GPU at the same time."""
+    monkeypatch.setenv("FLYBALL_LOCK_DIR", str(tmp_path))
+
+
 @pytest.fixture
 def policy(tmp_path: Path) -> Path:
     path = tmp_path / "policy.yaml"

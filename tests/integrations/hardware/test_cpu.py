@@ -42,7 +42,9 @@ def test_threads_and_cpus_are_set_and_put_back(tmp_path: Path) -> None:
         actuator.apply({"num_threads": most, "num_cpus": 1.0})
         assert torch.get_num_threads() == int(most)
         assert len(os.sched_getaffinity(0)) == 1
-        assert actuator.watchdog_pid is None  # all of it ends with the process
+        # All of it ends with the process.
+        assert actuator.watchdog_pid is None
+        assert not list(tmp_path.iterdir())
     assert torch.get_num_threads() == threads
     assert os.sched_getaffinity(0) == cpus
 

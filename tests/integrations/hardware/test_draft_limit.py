@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 
 from flyball.controller.governor import Governor, HostInfo
@@ -12,14 +10,14 @@ from flyball.integrations.hardware.engine import EngineActuator, draft_lever
 
 
 @pytest.mark.parametrize("ragged_ok", [True, False])
-def test_no_plan_is_longer_than_the_limit_in_force(tmp_path: Path, ragged_ok: bool) -> None:
+def test_no_plan_is_longer_than_the_limit_in_force(ragged_ok: bool) -> None:
     governor = Governor(static_policy(6), HostInfo("test", ragged_ok=ragged_ok), lambda: 0.0)
     slots = governor.admit(3)
 
     def planned() -> list[int]:
         return governor.plan(slots).draft_len.tolist()
 
-    with EngineActuator("test", [draft_lever(governor)], lock_dir=tmp_path) as actuator:
+    with EngineActuator("test", [draft_lever(governor)]) as actuator:
         assert actuator.capabilities().knobs[0].values == (0.0, 1.0, 2.0, 4.0, 6.0)
         for limit in (2, 0, 4):
             actuator.apply({"draft_len": float(limit)})

@@ -273,6 +273,17 @@ def test_orders_that_others_could_have_written_are_not_carried_out(
     assert not victim.exists()
 
 
+def test_locks_lie_where_the_environment_says(
+    sysfs: Path, locks: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FLYBALL_LOCK_DIR", str(locks))
+    CpuActuator(sysfs=sysfs)
+    assert [path.name for path in locks.iterdir()] == ["flyball-cpu.lock"]
+    monkeypatch.setenv("FLYBALL_LOCK_DIR", str(locks / "missing"))
+    with pytest.raises(HardwareError, match="cannot open its lock file .*missing"):
+        CpuActuator(sysfs=sysfs)
+
+
 def test_a_device_can_be_taken_again_after_it_was_restored(sysfs: Path, locks: Path) -> None:
     with CpuActuator(sysfs=sysfs, lock_dir=locks) as actuator:
         for _ in range(2):

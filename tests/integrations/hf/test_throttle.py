@@ -38,7 +38,7 @@ def test_settings_change_while_texts_are_written_and_texts_are_the_same() -> Non
         assert throttle is not None
         assert throttle.num_windows > 1
         assert throttle.faults == {}
-        names = [knob.name for knob in throttle._space.knobs]
+        names = [knob.name for knob in throttle.space.knobs]
         assert {"batch_size", "draft_len", "num_threads"} <= set(names)
     assert gov.governor.faults == {}
     assert len({len(one.draft_len) for one in rounds[:-40]}) > 1
@@ -60,7 +60,7 @@ def test_another_batch_has_settings_of_its_own() -> None:
             gov.generate_many(random_rows(9), **{**SETTINGS, "batch_size": size})
             throttle = gov.session.throttle
             assert throttle is not None
-            assert throttle._space.knobs[0].values[-1] == size
+            assert throttle.space.knobs[0].values[-1] == size
 
 
 @pytest.mark.parametrize(

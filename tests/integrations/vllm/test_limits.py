@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,13 +22,13 @@ def add_requests(engine: Any, num_requests: int) -> None:
 
 @pytest.mark.parametrize("delay", [0, 1])
 def test_a_lower_limit_lets_nobody_in_until_fewer_run_and_answers_stay_exact(
-    make_engine: Callable[..., Any], tmp_path: Path, delay: int
+    make_engine: Callable[..., Any], delay: int
 ) -> None:
     engine = make_engine(POLICY, delay=delay, max_step_tokens=256)
     scheduler = engine.core.scheduler
     add_requests(engine, 4 * scheduler.max_num_running_reqs)
     levers = scheduler_levers(scheduler, max_draft_len=8)
-    with EngineActuator("vllm", levers, lock_dir=tmp_path) as actuator:
+    with EngineActuator("vllm", levers) as actuator:
         for _ in range(3):
             engine.step()
         running = len(scheduler.running)
@@ -47,7 +46,7 @@ def test_a_lower_limit_lets_nobody_in_until_fewer_run_and_answers_stay_exact(
 
 
 def test_any_settings_drawn_step_by_step_leave_answers_exact(
-    make_engine: Callable[..., Any], tmp_path: Path
+    make_engine: Callable[..., Any],
 ) -> None:
     engine = make_engine(POLICY, max_step_tokens=256)
     scheduler = engine.core.scheduler
@@ -58,7 +57,7 @@ def test_any_settings_drawn_step_by_step_leave_answers_exact(
         "max_num_scheduled_tokens",
     ]
     rng = np.random.default_rng(1)
-    with EngineActuator("vllm", levers, lock_dir=tmp_path) as actuator:
+    with EngineActuator("vllm", levers) as actuator:
         space = actuator.capabilities()
         while engine.busy:
             actuator.apply(space.named(rng.integers(0, space.shape)))
