@@ -58,9 +58,11 @@ def main() -> None:
     arguments = parser.parse_args()
     logging.set_verbosity_error()
     logging.disable_progress_bar()
-    num_problems, num_live = (120, 50) if arguments.quick else (1000, 500)
+    num_problems = 120 if arguments.quick else 1000
+    num_beams = 120 if arguments.quick else 2000
+    num_live = (50, 25) if arguments.quick else (500, 250)
     seed = 10_000 + arguments.seed_base
-    for mix, made in report.in_parallel(_run, _makers(num_problems, seed)):
+    for mix, made in report.in_parallel(_run, _makers(num_problems, num_beams, seed)):
         if isinstance(made, Pool):
             _pools[mix] = made
         else:
@@ -70,8 +72,8 @@ def main() -> None:
     models = load_reasoner()
     with report.progress() as bar:
         task = bar.add_task("for real, in turns", total=None)
-        for size in LIVE_SIZES:
-            rows += live(models, size, num_live, seed + 3, lambda: bar.advance(task))
+        for size, number in zip(LIVE_SIZES, num_live, strict=True):
+            rows += live(models, size, number, seed + 3, lambda: bar.advance(task))
     _compare_flops([row for row in rows if row["part"] == "beams"])
     for part, columns in (
         ("best_of_n", ("policy", "n", "accuracy", "saved", "wrong", "audited")),
@@ -93,10 +95,10 @@ def _run(job: Job) -> list[Any]:
     return found if isinstance(found, list) else [found]
 
 
-def _makers(num_problems: int, seed: int) -> list[Job]:
+def _makers(num_problems: int, num_beams: int, seed: int) -> list[Job]:
     """Candidates and texts that all policies meet."""
     mixes = [(_pool, (mix, num_problems, seed + n)) for n, mix in enumerate(("usual", "harder"))]
-    return [*mixes, (_beam_prefixes, (num_problems, seed + 2))]
+    return [(_beam_prefixes, (num_beams, seed + 2)), *mixes]
 
 
 def _beam_prefixes(num_problems: int, seed: int) -> list[tuple[str, Prefixes]]:
@@ -139,7 +141,7 @@ def _beams(seed: int) -> list[Job]:
     return [
         (_beam, (name, size, seed))
         for size in sorted(beams.SIZES, reverse=True)
-        for name in beams.sections()
+        for name in beams.sections(size)
     ]
 
 

@@ -23,21 +23,23 @@ WIDTH = 4
 STEP_CHECKS = (1, 2, 3, 4, 6, 8, 12, 16)
 TAUS = (1, 2, 4, 8)
 RISK = 0.1
-WORTHS = (1000, 3000, 10_000, 30_000)  # tokens that a win is worth
+WORTHS = (5000, 10_000, 20_000)  # tokens that a win is worth
+_SMALL = 8  # expansions up to which fewer policies are tried
 _AT_ONCE = 25  # problems of a turn
 _MAX_STEPS, _MAX_STEP_TOKENS = 20, 256
 
 
-def sections() -> dict[str, dict[str, Any] | None]:
-    """All policies that prune beams; None stops nobody."""
+def sections(size: int = max(SIZES)) -> dict[str, dict[str, Any] | None]:
+    """The policies that prune so many expansions; None stops nobody."""
     found: dict[str, dict[str, Any] | None] = {"none": None}
-    for worth in WORTHS:
+    few = size <= _SMALL
+    for worth in WORTHS[1:2] if few else WORTHS:
         found[f"conformal {RISK} worth {worth}"] = {
             **conformal(RISK),
             "value_of_winning": float(worth),
             "check_at_tokens": list(STEP_CHECKS),
         }
-    for tau in TAUS:
+    for tau in TAUS[:2] if few else TAUS:
         section = {"policy": "top_fraction", "width": WIDTH, "tau": tau}
         found[f"top_fraction 1/{WIDTH} tau {tau}"] = section
     return found

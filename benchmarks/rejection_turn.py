@@ -2,8 +2,8 @@
 
 Beams, contests and reviews are the search's own, and come in its order; what the models say is
 looked up (`Prefixes`). Operations are counted as the search counts them: a prompt is read once,
-every token by solver and judge at its context, and a beginning that a candidate shares with one
-that the judge has scored before is not read again.
+every token by the solver at its context, and by the judge once where candidates share it, unless
+they were told together.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ from flyball.policies.rejection.base import Load
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
+_Told = tuple[Any, ...]  # the fields of `Candidates`
 Search = Generator[Heat, None, SearchResult]
 
 
@@ -66,10 +67,10 @@ class _Step:
         texts: its members', to their ends.
         start: (n,) tokens with which they began.
         at: (n,) tokens that each has generated.
-        told: (n,) of them those that the judge has read.
-        shared: (n,) of these those that it had read for another member.
         going: (n,) whether it has neither ended nor been stopped.
         read: texts that the judge has read.
+        contexts: of all tokens that it has read.
+        told: what is to be said once it has ended, where nobody can be stopped.
     """
 
     number: int
@@ -78,10 +79,10 @@ class _Step:
     texts: Steps
     start: Ints
     at: Ints
-    told: Ints
-    shared: Ints
     going: Bools
     read: set[int] = field(default_factory=set)
+    contexts: list[int] = field(default_factory=list)
+    told: list[_Told] = field(default_factory=list)
 
     @property
     def ended(self) -> Bools:
@@ -90,14 +91,17 @@ class _Step:
 
     def judge(self, members: Ints) -> None:
         """The judge reads these members (m,)."""
-        for place in members[self.told[members] == 0].tolist():
+        new: set[int] = set()
+        for place in members.tolist():
             path = self.texts.node[place, : self.at[place]].tolist()
-            known = [text in self.read for text in path]
-            self.shared[place] = len(path) if all(known) else known.index(False)
-        self.told[members] = self.at[members]
-        if (self.told == 0).any():
-            for place in members.tolist():
-                self.read.update(self.texts.node[place, : self.at[place]].tolist())
+            if path[-1] not in new:
+                # Texts that are told together are read side by side, whatever they have in common.
+                known = [text in self.read for text in path]
+                first = len(path) if all(known) else known.index(False)
+                before = int(self.start[place]) - 1
+                self.contexts += range(before + first, before + len(path))
+                new.update(path)
+        self.read |= new
 
 
 class Turn:
@@ -181,9 +185,7 @@ class Turn:
         for member in members:
             member.state, member.origin = State.RUNNING, None
         none = np.zeros(size, np.int64)
-        self._open[heat.group] = _Step(
-            number, search, heat, texts, start, none, none.copy(), none.copy(), none == 0
-        )
+        self._open[heat.group] = _Step(number, search, heat, texts, start, none, none == 0)
 
     def _running(self, step: _Step) -> Ints:
         """Members that go on, but for those that are held until others have come as far."""
@@ -195,43 +197,65 @@ class Turn:
 
     def _round(self, rows: list[tuple[_Step, Ints]]) -> None:
         """A token more for these members; those that are due are scored and reviewed."""
-        policy, seen = self._contests.policy, []
+        policy = self._contests.policy
         every = policy is not None and policy.scores
+        ended: list[_Told] = []
+        seen: list[_Told] = []
         for step, members in rows:
             step.at[members] += 1
             due = step.ended | np.isin(step.at, self._contests.checks)
             due = members[due[members]]
-            if len(due):
-                seen.append(self._look(step, due, every))
-        if not seen:
-            return
-        candidates = Candidates(*map(np.concatenate, zip(*seen, strict=True)))
+            if not len(due):
+                continue
+            told = self._look(step, due, every)
+            if not self._told_at_end(step):
+                seen.append(told)
+                continue
+            step.told.append(told)
+            if not step.going.any():
+                ended += step.told
+        for some in (ended, seen):
+            if some:
+                self._review(some)
+
+    def _review(self, told: list[_Told]) -> None:
+        """Ask the policy about members, and stop whom it stops."""
+        candidates = Candidates(*map(np.concatenate, zip(*told, strict=True)))
         stops = self._contests.review(candidates, Load())
         for number, place in zip(stops.group.tolist(), stops.member.tolist(), strict=True):
             step = self._open[number]
             step.going[place] = False
-            step.heat.members[place].state = State.STOPPED
+            member, text = step.heat.members[place], step.texts.node[place, step.at[place] - 1]
+            member.state, member.tokens = State.STOPPED, self._tokens(step.number, text)
         for number in stops.ended.tolist():
             step = self._open.pop(number)
             self._count(step)
             self._advance(step.number, step.search)
 
-    def _look(self, step: _Step, due: Ints, every: bool) -> tuple[Any, ...]:
-        """What there is to say of members (m,): the fields of `Candidates`."""
+    def _look(self, step: _Step, due: Ints, every: bool) -> _Told:
+        """What there is to say of members (m,)."""
         ended = step.ended[due]
-        step.judge(due if every else due[ended])
+        if not self._told_at_end(step):
+            step.judge(due if every else due[ended])
         node = step.texts.node[due, step.at[due] - 1]
         score = np.where(every | ended, self._prefixes.score(node), np.nan)
         step.going[due[ended]] = False
         for place, text in zip(due[ended].tolist(), node[ended].tolist(), strict=True):
             member = step.heat.members[place]
-            prompt, generated = self._prefixes.prompts[step.number], self._prefixes.generated(text)
-            member.state, member.tokens = State.FINISHED, np.array([*prompt, *generated])
+            member.state, member.tokens = State.FINISHED, self._tokens(step.number, text)
             member.score = float(self._prefixes.score(np.array(text)))
             self._node[member.number] = text
         group = np.full(len(due), step.heat.group, np.int32)
         at, answer = step.at[due].astype(np.int32), np.full(len(due), NO_ANSWER, np.int32)
         return group, due.astype(np.int32), at, score, ended, answer
+
+    def _told_at_end(self, step: _Step) -> bool:
+        """Whether nobody can be stopped, so that the judge reads whole texts, together."""
+        return step.heat.audited or self._contests.policy is None
+
+    def _tokens(self, number: int, text: int) -> Ints:
+        """Token ids of a problem's prompt and of a text."""
+        return np.array([*self._prefixes.prompts[number], *self._prefixes.generated(text)])
 
     def _count_prompt(self, number: int) -> None:
         """The solver reads a prompt whole, with which a candidate has its first token."""
@@ -246,9 +270,10 @@ class Turn:
         """A step has ended."""
         solver, judge = self._models
         tally = self._tally
+        if self._told_at_end(step):
+            step.judge(np.arange(len(step.at)))
         tally.flops += forward_flops(solver, step.at, step.start - 1)
-        tally.flops += forward_flops(judge, step.told, step.start - 1)
-        tally.flops -= forward_flops(judge, step.shared, step.start - 1)
+        tally.flops += forward_flops(judge, 1, np.array(step.contexts))
         tally.num_tokens += int(step.at.sum())
         if not step.heat.audited:
             every = np.arange(len(step.at))

@@ -117,7 +117,7 @@ class Contests:
             )
         group = self._pool.take(len(sizes), 0)
         self._book.open(group, sizes, keep)
-        audited = self._ask(lambda policy: _booleans(policy.audits(len(group)), (len(group),)))
+        audited = self._ask(lambda policy: _booleans(policy.audits(keep), (len(group),)))
         if audited is not None:
             self._book.draw(group, audited)
             self.num_audited += int(audited.sum())

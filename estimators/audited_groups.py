@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 from numpy.typing import NDArray
 
 from flyball.estimators.partial_reward import PartialReward
-from flyball.estimators.places import place_surprise, split, twins
+from flyball.estimators.places import place_surprise, twins
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int32]
@@ -14,8 +16,12 @@ Bools = NDArray[np.bool_]
 Checkpoints = list[tuple[Floats, Bools, Floats]]
 
 _CAPACITY = 256  # groups
+_CELLS = 2**20  # pairs of members, of all groups; fewer groups are kept of wide ones
+_CELLS_AT_ONCE = 2**18
 _UNIT_QUANTILE = 0.9
 _LEAST_UNIT = 1e-6
+_LEAST_UNIT_OF_SEVERAL = 1.0  # nats; most of several winners are ahead from the beginning
+_TWINS = 8  # and more of them count alike
 _LEVELS = np.geomspace(200.0, 0.05, 61)  # thresholds, each 0.87 of the one before
 
 
@@ -35,14 +41,18 @@ class AuditedGroups:
         reward: foresees finals.
         checks: (C,) tokens at the checkpoints.
         tie: finals that differ by no more count as equal.
+        least: groups that are kept however wide they are.
 
     Attributes:
         unit: (C,) of surprise.
         tokens_left: (C,) mean tokens that members which passed a checkpoint had before them.
     """
 
-    def __init__(self, reward: PartialReward, checks: NDArray[np.int64], tie: float) -> None:
+    def __init__(
+        self, reward: PartialReward, checks: NDArray[np.int64], tie: float, least: int = 1
+    ) -> None:
         self._reward = reward
+        self._least = least
         self._checks = checks
         self._tie = tie
         self._score: Floats = np.zeros((0, 0, len(checks)))
@@ -52,9 +62,7 @@ class AuditedGroups:
         self._lost: Floats = np.zeros((0, len(_LEVELS)))
         self._saved: Floats = np.zeros(len(_LEVELS))
         self.unit: Floats = np.ones(len(checks))
-        self._num_pairs: Floats = np.zeros(
-            (2, 2, len(checks))
-        )  # (apart or all, kind, C), see `apart`
+        self._num_above: Floats = np.zeros((2, len(checks), _TWINS))  # (ended above all, all)
         self.tokens_left: Floats = np.zeros(len(checks))
 
     @property
@@ -71,23 +79,32 @@ class AuditedGroups:
             num_tokens: (G, N) at their ends.
             keep: (G,) members that win.
         """
-        self._count_pairs(score, final, num_tokens)
+        self._count_twins(score, final, num_tokens)
         contested = self._contested(final, keep)
         if not contested.any():
             return
         score, final, keep = score[contested], final[contested], keep[contested]
         num_tokens = num_tokens[contested]
         tokens = np.where(np.isnan(final), np.nan, num_tokens)
-        lost, _ = self._play_all(self._checkpoints(score), final, tokens, keep)
-        self._score = _stack(self._score, score)[-_CAPACITY:]
-        self._final = _stack(self._final, final)[-_CAPACITY:]
-        self._tokens = _stack(self._tokens, tokens)[-_CAPACITY:]
-        self._keep = np.concatenate([self._keep, keep])[-_CAPACITY:]
-        self._lost = np.concatenate([self._lost, lost])[-_CAPACITY:]
+        lost = np.zeros((len(keep), len(_LEVELS)))
+        for some in _parts(*final.shape):
+            own = self._checkpoints(score[some])
+            lost[some], _ = self._play_all(own, final[some], tokens[some], keep[some])
+        self._score = _stack(self._score, score)
+        self._final = _stack(self._final, final)
+        self._tokens = _stack(self._tokens, tokens)
+        self._keep = np.concatenate([self._keep, keep])
+        self._lost = np.concatenate([self._lost, lost])
+        capacity = min(_CELLS // self._final.shape[1] ** 2, _CAPACITY)
+        self._forget(max(capacity, min(self._least, _CAPACITY)))
 
     def keep_latest(self, num_groups: int) -> None:
-        """Forget all but the latest."""
-        first = max(self.num_groups - num_groups, 0)
+        """Forget all but the latest, and what twins did."""
+        self._num_above[:] = 0.0
+        self._forget(num_groups)
+
+    def _forget(self, num_kept: int) -> None:
+        first = max(self.num_groups - num_kept, 0)
         for name in ("_score", "_final", "_tokens", "_keep", "_lost"):
             setattr(self, name, getattr(self, name)[first:])
 
@@ -95,22 +112,47 @@ class AuditedGroups:
         """Set the units by what the winners of all groups showed, and play all anew."""
         if np.isnan(self._final).all():
             return
-        checkpoints = self._checkpoints(self._score)
-        known = ~np.isnan(self._final).all(axis=1)
-        winning = self._winning(self._final)[known]
+        parts = _parts(*self._final.shape)
+        checkpoints = [self._checkpoints(self._score[some]) for some in parts[:1]]
         least = [
-            np.where(winning, pairs[known].sum(axis=2), np.inf).min(axis=1)
-            for pairs, _, _ in checkpoints
+            self._least_surprise(found, self._final[some])
+            for some, found in self._each(parts, checkpoints)
         ]
-        usual = np.quantile(least, _UNIT_QUANTILE, axis=1)
-        self.unit = np.maximum(usual + usual.mean(), _LEAST_UNIT)
-        self._lost, self._saved = self._play_all(
-            checkpoints, self._final, self._tokens, self._keep
-        )
+        usual = np.quantile(np.concatenate(least, axis=1), _UNIT_QUANTILE, axis=1)
+        several = bool((self._keep > 1).any())
+        least_unit = _LEAST_UNIT_OF_SEVERAL if several else _LEAST_UNIT
+        self.unit = np.maximum(usual + usual.mean(), least_unit)
+        saved = np.zeros(len(_LEVELS))
+        for some, found in self._each(parts, checkpoints):
+            tokens = self._tokens[some]
+            self._lost[some], share = self._play_all(
+                found, self._final[some], tokens, self._keep[some]
+            )
+            saved += share * np.nansum(tokens)
+        self._saved = saved / max(np.nansum(self._tokens), 1.0)
         left = self._tokens[:, :, None] - self._checks
         longer = left > 0.0
         total = np.where(longer, left, 0.0).sum(axis=(0, 1))
         self.tokens_left = total / np.maximum(longer.sum(axis=(0, 1)), 1)
+
+    def _each(
+        self, parts: list[slice], first: list[Checkpoints]
+    ) -> Iterator[tuple[slice, Checkpoints]]:
+        """Parts of the groups, and what their members are to each other; the first is known."""
+        for number, some in enumerate(parts):
+            known = number < len(first)
+            yield some, first[number] if known else self._checkpoints(self._score[some])
+
+    def _least_surprise(self, checkpoints: Checkpoints, final: Floats) -> Floats:
+        """Least surprise (C, G) of the winners of groups that have one."""
+        known = ~np.isnan(final).all(axis=1)
+        winning = self._winning(final)[known]
+        return np.array(
+            [
+                np.where(winning, pairs[known].sum(axis=2), np.inf).min(axis=1)
+                for pairs, _, _ in checkpoints
+            ]
+        )
 
     def first_median(self) -> float:
         """Median score at the first checkpoint; NaN where none is known."""
@@ -167,23 +209,24 @@ class AuditedGroups:
     ) -> Floats:
         """Tokens (G, N, T) at which thresholds (T,) stop members; infinite where they do not."""
         stopped_at = np.full((*tokens.shape, len(thresholds)), np.inf)
-        kind = split(checkpoints[0][2], np.asarray(tokens > 0)).astype(np.intp)
+        alone = self.alone
         for place, (pairs, same, scores) in enumerate(checkpoints):
             longer = np.asarray(tokens > self._checks[place])
             if not longer.any():
                 continue
             alive = np.isinf(stopped_at)
-            apart = self.apart[kind, place]
-            surprise = place_surprise(pairs, same, scores, alive.astype(np.float64), keep, apart)
+            chances = np.broadcast_to(alone[place], (len(keep), _TWINS + 1))
+            surprise = place_surprise(pairs, same, scores, alive.astype(np.float64), keep, chances)
             over = alive & longer[:, :, None] & (surprise > thresholds * self.unit[place])
             stopped_at[over] = self._checks[place]
         return stopped_at
 
     def _contested(self, final: Floats, keep: Ints) -> Bools:
         """Groups (G,) that something can be lost in; of several winners all may be as good."""
-        with np.errstate(invalid="ignore"):
-            spread = np.nanmax(final, axis=1) - np.nanmin(final, axis=1)
-        contested: Bools = (keep == 1) | (spread > self._tie)
+        known = ~np.isnan(final)
+        high = np.where(known, final, -np.inf).max(axis=1, initial=-np.inf)
+        low = np.where(known, final, np.inf).min(axis=1, initial=np.inf)
+        contested: Bools = (keep == 1) | (high > low + self._tie)
         return contested
 
     def _lost_with(self, final: Floats, stopped_at: Floats, keep: Ints) -> Floats:
@@ -199,32 +242,49 @@ class AuditedGroups:
         return share
 
     @property
-    def apart(self) -> Floats:
-        """Surprise (2, C) if members that say the same at a checkpoint end more than a tie apart.
+    def alone(self) -> Floats:
+        """Surprise (C, K + 1) to end above so many that say the same at a checkpoint.
 
-        In groups that agree at the first checkpoint, and in those that are split there.
+        Counted is one more group, in doubt: half of its members end above the other half. Few
+        groups are, one in a hundred, and where all that go on of one fail its search is lost.
         """
-        surprise: Floats = -np.log((self._num_pairs[0] + 1.0) / (self._num_pairs[1] + 2.0))
-        return surprise
+        above, number = self._num_above
+        one, doubt = max(self._final.shape[1], 1), 0.5 ** np.arange(2.0, _TWINS + 2.0)
+        chance = np.where(number > 0.0, (above + one * doubt) / (number + one), 1.0)
+        return np.pad(-np.log(np.minimum.accumulate(chance, axis=1)), ((0, 0), (1, 0)))
 
-    def _count_pairs(self, score: Floats, final: Floats, num_tokens: Ints) -> None:
-        size = final.shape[1]
-        before = np.arange(size) < np.arange(size)[:, None]
+    def _count_twins(self, score: Floats, final: Floats, num_tokens: Ints) -> None:
+        """Count how often one ends above as many as say the same, drawn from all of these.
+
+        Who is in doubt is so with all its twins: that two end below it is far more probable than
+        the square of one's chance.
+        """
+        others = ~np.eye(final.shape[1], dtype=np.bool_)
+        drawn = np.arange(_TWINS)
         with np.errstate(invalid="ignore"):
-            differ = np.abs(final[:, :, None] - final[:, None, :]) > self._tie
-        kind = split(score[:, :, 0], num_tokens > 0).astype(np.intp)
+            above = final[:, :, None] > final[:, None, :] + self._tie
         for check, tokens in enumerate(self._checks.tolist()):
-            at = score[:, :, check]
             going = ~np.isnan(final) & (num_tokens > tokens)
-            pairs = twins(at, at, before) & going[:, :, None] & going[:, None, :]
-            for place, found in enumerate((pairs & differ, pairs)):
-                np.add.at(self._num_pairs[place, :, check], kind, found.sum(axis=(1, 2)))
+            at = np.where(going, score[:, :, check], np.nan)
+            same = twins(at, at, others)
+            number = same.sum(axis=2)[:, :, None]  # (G, N, 1)
+            below = (same & above).sum(axis=2)[:, :, None]
+            chance = np.maximum(below - drawn, 0) / np.maximum(number - drawn, 1)
+            enough = number > drawn
+            self._num_above[0, check] += np.where(enough, chance.cumprod(axis=2), 0.0).sum((0, 1))
+            self._num_above[1, check] += enough.sum(axis=(0, 1))
 
     def _winning(self, final: Floats) -> Bools:
         """Members (G, N) that end no more than a tie below their group's best."""
         best = np.where(np.isnan(final), -np.inf, final).max(axis=1, initial=-np.inf)
         winning: Bools = final >= best[:, None] - self._tie
         return winning
+
+
+def _parts(num_groups: int, size: int) -> list[slice]:
+    """So many groups of so many members, a few at a time."""
+    count = max(_CELLS_AT_ONCE // max(size, 1) ** 2, 1)
+    return [slice(first, first + count) for first in range(0, num_groups, count)]
 
 
 def _stack(old: Floats, new: Floats) -> Floats:

@@ -26,29 +26,18 @@ def twins(own: Floats, rivals: Floats, sooner: Bools) -> Bools:
     return alike & sooner
 
 
-def split(first: Floats, present: Bools) -> Bools:
-    """Groups (G,) whose members (G, N) do not all score alike at the first checkpoint.
-
-    Nobody has been stopped there, so what is left of a group later says less of how hard it is.
-    """
-    score = np.where(present, first, 0.0)
-    low = np.where(present, first, np.inf).min(axis=1)
-    high = np.where(present, first, -np.inf).max(axis=1)
-    with np.errstate(invalid="ignore"):
-        alike: Bools = high - low <= _ALIKE * (1.0 + np.abs(high))
-    unknown: Bools = np.isnan(score).any(axis=1)
-    return unknown | ~alike
-
-
 def place_surprise(
-    pairs: Floats, twins: Bools, rivals: Floats, alive: Floats, keep: Ints, apart: Floats
+    pairs: Floats, twins: Bools, rivals: Floats, alive: Floats, keep: Ints, alone: Floats
 ) -> Floats:
     """Surprise, in nats, if candidates took a place that nobody else takes.
 
-    To be among the `keep` best a candidate has to end above all that are ahead of it but for the
-    keep - 1 best: the surprises of these are summed. Where several win, who says what others say
-    is not missed either: the surprises that it still comes apart from each of them are summed, and
-    the larger sum counts.
+    To win a single place a candidate has to end above all that are ahead of it: these surprises
+    are summed, for far behind, and behind many, both count. To be among the `keep` best of several
+    it has to end above the one that is now the last of them, and only that surprise is counted:
+    who score alike often say the same, so many of them are no more than one. But that so many fail
+    is a surprise of its own, and measured: on whoever says the same as they do, and whoever is
+    behind is no better off. Likewise nobody misses who says what others say that go on, unless it
+    ends above all of these. The largest of the three surprises is the candidate's.
 
     Args:
         pairs: (G, M, N) surprise to end above each rival, `PartialReward.surprise`.
@@ -56,17 +45,22 @@ def place_surprise(
         rivals: (G, N) scores; NaN where unknown.
         alive: (G, N, T) 1 for rivals that go on or have ended.
         keep: (G,) places.
-        apart: (G,) surprise if such a pair ends apart.
+        alone: (G, K + 1) surprise to end above so many twins, K for more.
 
     Returns:
         (G, M, T).
     """
-    best = np.argsort(-rivals, axis=1, kind="stable")
-    there = np.take_along_axis(alive, best[:, :, None], axis=1)
-    beyond = np.cumsum(there, axis=1) >= keep[:, None, None]
-    found: Floats = np.take_along_axis(pairs, best[:, None, :], axis=2) @ (there * beyond)
-    several = keep > 1
-    if several.any():
-        again = (twins[several] @ alive[several]) * apart[several, None, None]
-        found[several] = np.maximum(found[several], again)
+    found: Floats = pairs @ alive
+    several = np.flatnonzero(keep > 1)
+    if len(several):
+        pairs, alive = pairs[several], alive[several]
+        best = np.argsort(-rivals[several], axis=1, kind="stable")
+        there = np.take_along_axis(alive, best[:, :, None], axis=1)
+        taken = np.cumsum(there, axis=1) >= keep[several, None, None]
+        last = np.take_along_axis(best, taken.argmax(axis=1), axis=1)  # (several, T)
+        above = np.take_along_axis(pairs, last[:, None, :], axis=2)
+        beyond = (pairs > 0.0) @ alive - (keep[several, None, None] - 1)
+        count = np.clip(np.maximum(twins[several] @ alive, beyond), 0, alone.shape[1] - 1)
+        many = np.take_along_axis(alone[several, None, :], count.astype(np.intp), axis=2)
+        found[several] = np.maximum(np.where(taken[:, -1:], above, 0.0), many)
     return found

@@ -48,8 +48,8 @@ class Reviewer:
     questions wait for those of the following rounds while candidates go on. What is scored is the
     text at the checkpoint, and of each candidate one question is answered after the other, so that
     the policy judges what it would have judged at once; who is stopped has only generated a few
-    tokens more, or ended. Nobody waits where candidates are parked at checkpoints, or something is
-    to begin that depends on the answer.
+    tokens more, or ended. Nobody waits where candidates are parked at checkpoints, or where steps
+    branch: these are short, and the next one depends on the answer.
 
     Nobody of an audited group is stopped, or of any without a policy: where a scorer tells from
     one look at a text the scores of all its beginnings, questions about such a group wait until it
@@ -91,7 +91,7 @@ class Reviewer:
             or len(self._ended) > 0
             or self._num_rounds >= _ROUNDS
             or (policy is not None and (policy.waits or not policy.scores))
-            or any(q.finished and q.heat.branches and q.heat.has_run for q in self._questions)
+            or any(q.heat.branches for q in self._questions)
         )
 
     def review(self, load: Load) -> Iterator[Stops]:

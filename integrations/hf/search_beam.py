@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import cycle
 
 import numpy as np
 
-from flyball.integrations.hf.heat import Heat, Member, State, derive_seed
+from flyball.integrations.hf.heat import Heat, Member, Origin, State, derive_seed
 from flyball.integrations.hf.question import Question
 from flyball.integrations.hf.search_result import Candidate, SearchResult, best_of, ranked
 
@@ -39,10 +40,13 @@ class Beams:
 def beam_search(question: Question, beams: Beams) -> Generator[Heat, None, SearchResult]:
     """A heat for every step: the best expansions survive and are expanded again.
 
-    The score of an expansion is that of its whole text. Where a policy leaves fewer beams than
-    there are places, they share the expansions out among them, the best getting one more where
-    that is uneven. Beams that have ended keep their place; the search is over when all have, or
-    after the last step, and the highest score wins.
+    The score of an expansion is that of its whole text. Whoever a policy stops would most likely
+    have ended like those that began alike, so these stand in for it (`_survivors`): if the places
+    of duplicates of the best went to the next best texts, fewer expansions would go on from the
+    best than without rejection, and the search be worse. Where places stay free all the same, the
+    beams share the expansions out among them, the best getting one more where that is uneven.
+    Beams that have ended keep their places; the search is over when all have, or after the last
+    step, and the highest score wins.
     """
     prompts, origin = question.prepare()
     ends = _Ends(beams, tuple(prompts.ending.eos.tolist()), prompts.ending.max_length)
@@ -50,8 +54,8 @@ def beam_search(question: Question, beams: Beams) -> Generator[Heat, None, Searc
         eos = np.append(prompts.ending.eos, beams.step_token_id)
         prompts = replace(prompts, ending=replace(prompts.ending, eos=eos))
     limit = prompts.ending.max_length
-    live = [Member.begin(-1, -1, question.seed, origin, limit)]
-    ended, heats = list[Member](), list[Heat]()
+    live = [_Place(Member.begin(-1, -1, question.seed, origin, limit), question.seed)]
+    ended, heats = list[_Place](), list[Heat]()
     for step in range(beams.max_steps):
         count = beams.num_beams - beams.width * len(ended)
         members = _expand(question, live, count, step, limit, beams.max_step_tokens)
@@ -64,16 +68,17 @@ def beam_search(question: Question, beams: Beams) -> Generator[Heat, None, Searc
         )
         heats.append(heat)
         yield heat
-        survivors = _best(members, heat.keep)
-        ended += [member for member in survivors if ends(member)]
-        live = [member for member in survivors if not ends(member)]
+        survivors = _survivors(members, heat.keep)
+        ended += [place for place in survivors if ends(place.member)]
+        live = [place for place in survivors if not ends(place.member)]
+        going = {place.member for place in live}
         for member in members:
-            if member not in live:
+            if member not in going:
                 member.saved = None
         if not live:
             break
     every = [member for heat in heats for member in heat.members]
-    left = ended + live or heats[-1].members
+    left = list(dict.fromkeys(place.member for place in ended + live)) or heats[-1].members
     length = prompts.tokens.shape[1]
     return SearchResult(
         prompt=prompts.tokens[0],
@@ -83,6 +88,19 @@ def beam_search(question: Question, beams: Beams) -> Generator[Heat, None, Searc
         num_stopped=sum(member.state is State.STOPPED for member in every),
         audited=all(heat.audited for heat in heats),
     )
+
+
+@dataclass(frozen=True)
+class _Place:
+    """One of the places that survive a step.
+
+    Attributes:
+        member: whose text goes on.
+        seed: of its expansions.
+    """
+
+    member: Member
+    seed: int
 
 
 @dataclass(frozen=True)
@@ -109,27 +127,46 @@ class _Ends:
 
 def _expand(
     question: Question,
-    beams: Sequence[Member],
+    live: Sequence[_Place],
     count: int,
     step: int,
     max_length: int,
     max_step_tokens: int,
 ) -> list[Member]:
-    """So many candidates that go on from the beams; those of one beam share its cache."""
+    """So many candidates that go on from the beams; those of one text share its cache."""
+    origins: dict[Member, Origin] = {}
     members = []
-    for place, beam in enumerate(beams):
-        origin = beam.origin or beam.here(beam.saved)
-        beam.origin = beam.saved = None
+    for number, place in enumerate(live):
+        beam = place.member
+        if beam not in origins:
+            origins[beam] = beam.origin or beam.here(beam.saved)
+            beam.origin = beam.saved = None
+        origin = origins[beam]
         limit = min(max_length, len(origin.tokens) + max_step_tokens)
-        for child in range(len(range(place, count, len(beams)))):
-            seed = derive_seed(beam.seed, step, child)
-            number = question.next_number()
-            members.append(Member.begin(number, beam.number, seed, origin, limit))
+        for child in range(len(range(number, count, len(live)))):
+            seed = derive_seed(place.seed, step, child)
+            members.append(Member.begin(question.next_number(), beam.number, seed, origin, limit))
     return members
 
 
-def _best(members: Sequence[Member], count: int) -> list[Member]:
-    """The best of those that finished, the best first; of equals those that come first."""
+def _survivors(members: Sequence[Member], count: int) -> list[_Place]:
+    """The best of those that finished, the best first; of equals those that come first.
+
+    Those that were stopped count as if they had ended like one that finished and began alike, in
+    turns where there are several; their seeds stay their own. So where they would have, the search
+    goes on as it does without rejection, to the token.
+    """
     finished = [member for member in members if member.state is State.FINISHED]
-    order = np.argsort(-ranked(finished), kind="stable")[:count]
-    return [finished[place] for place in order.tolist()]
+    alike: dict[bytes, Iterator[Member]] = {}
+    places = []
+    for member in members:
+        stand_in: Member | None = member
+        if member.state is State.STOPPED and member.num_tokens > 0:
+            begun = member.tokens.tobytes()
+            if begun not in alike:
+                alike[begun] = cycle(m for m in finished if m.tokens.tobytes().startswith(begun))
+            stand_in = next(alike[begun], None)
+        if stand_in is not None and stand_in.state is State.FINISHED:
+            places.append(_Place(stand_in, member.seed))
+    order = np.argsort(-ranked([place.member for place in places]), kind="stable")[:count]
+    return [places[number] for number in order.tolist()]

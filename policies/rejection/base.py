@@ -143,9 +143,9 @@ class RejectionPolicy:
         """Generated tokens (C,) after which members are judged, ascending."""
         return np.array(self.settings.check_at_tokens, np.int64)
 
-    def audits(self, num_groups: int) -> Bools:
-        """Which of these new groups (num_groups,) are to run to completion, to learn from."""
-        return np.zeros(num_groups, np.bool_)
+    def audits(self, keep: Ints) -> Bools:
+        """Which of these new groups (G,), by their winners, run to completion to learn from."""
+        return np.zeros(len(keep), np.bool_)
 
     def decide(self, groups: Groups, load: Load) -> Bools:
         """Members (G, N) to stop now; whoever is not alive, or audited, is left alone anyway."""

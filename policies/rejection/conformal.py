@@ -12,11 +12,12 @@ from scipy.stats import binom
 from flyball.estimators.audited_groups import AuditedGroups
 from flyball.estimators.drift import DriftDetector
 from flyball.estimators.partial_reward import PartialReward
-from flyball.estimators.places import place_surprise, split, twins
+from flyball.estimators.places import place_surprise, twins
 from flyball.policies.rejection.base import (
     Bools,
     Floats,
     Groups,
+    Ints,
     Load,
     RejectionPolicy,
     RejectionSettings,
@@ -24,6 +25,7 @@ from flyball.policies.rejection.base import (
 
 _AUDIT_SHARE, _ALARMED_SHARE = 0.1, 0.2
 _STEPS_SHARE = 0.02  # where several win: every question brings many groups
+_STEPS_MIXED = 500  # so many steps are looked at in an order of chance
 _ALARMED_GROUPS = 200  # for which more groups are audited after an alarm
 _KEPT_AFTER_ALARM = 12  # audited groups that are still believed after many losses
 _WATCHED = 20  # latest audits that the alarm looks at
@@ -73,9 +75,10 @@ class Conformal(RejectionPolicy):
 
     For beams a group is one step of one question, and several win: the promise is of the expected
     share of winners that are stopped with nobody as good left, over steps whose members differ.
-    Who says what others say takes no place of its own (`place_surprise`). A search is lost with
-    any one of its steps, so a risk that is worth a step may cost too much of a question: there
-    `value_of_winning` spares those that are not improbable enough.
+    There a candidate's surprise is that of still ending above the last of those that would win
+    now, or above all that say what it says (`place_surprise`). A search is lost with any one of
+    its steps, so a risk that is worth a step may cost too much of a question: `value_of_winning`
+    spares those that are not improbable enough.
 
     Audited are all groups until 2 / risk of them are known, then 10%, drawn at random, or 2% of
     steps; and 20% for 200 groups after an alarm. Under drift the risk in force follows adaptive
@@ -87,7 +90,8 @@ class Conformal(RejectionPolicy):
     There are two alarms. More losses among the latest 20 audits than one in 50 such runs would
     show forgets all but the latest 12. And every group shows, audited or not, how its members
     score at the first checkpoint, where nobody has been stopped yet: once the share of those below
-    the median of the audited groups drifts (`DriftDetector`), all audits before are forgotten.
+    the median of the audited groups drifts (`DriftDetector`), all audits before are forgotten; of
+    steps, whose scores fall from one to the next, the share of those that score like the best.
     Where the threshold would save less than a tenth of the tokens nobody is
     stopped, which is logged.
     """
@@ -98,28 +102,29 @@ class Conformal(RejectionPolicy):
     def __init__(self, settings: ConformalSettings, rng: np.random.Generator) -> None:
         super().__init__(settings, rng)
         self._reward = PartialReward(len(self.checks))
-        self._audited = AuditedGroups(self._reward, self.checks, settings.tie)
+        least = int(np.ceil(_ENOUGH / settings.risk))
+        self._audited = AuditedGroups(self._reward, self.checks, settings.tie, least)
         self._risk = settings.risk
         self._threshold = np.inf
         self._saved = 0.0
         self._under_way = self._num_audited = self._fit_at = 0  # audits
         self._drift = DriftDetector(_FALSE_DRIFTS)
         self._median = np.nan  # of scores at the first checkpoint
+        self._steps: list[float] = []  # what is to be said of so many for drift
         self._lost: list[float] = []  # by the threshold then in force, of the latest audits
         self._alarming = float(binom.isf(_FALSE_ALARMS, _WATCHED, settings.risk))
         self._alarmed_left = 0
-        self._several = False  # whether groups have several winners
         self._said = False
 
-    def audits(self, num_groups: int) -> Bools:
+    def audits(self, keep: Ints) -> Bools:
         """As many as are needed, those on their way included, then a share drawn at random."""
         missing = 2.0 / self.settings.risk - self._audited.num_groups - self._under_way
-        share = _STEPS_SHARE if self._several else _AUDIT_SHARE
-        share = _ALARMED_SHARE if self._alarmed_left > 0 else share
-        drawn: Bools = self.rng.random(num_groups) < share
-        drawn |= np.arange(num_groups) < missing
+        share = np.where(keep > 1, _STEPS_SHARE, _AUDIT_SHARE)
+        share = np.full(len(keep), _ALARMED_SHARE) if self._alarmed_left > 0 else share
+        drawn: Bools = self.rng.random(len(keep)) < share
+        drawn |= np.arange(len(keep)) < missing
         if missing <= 0:
-            self._alarmed_left = max(self._alarmed_left - num_groups, 0)
+            self._alarmed_left = max(self._alarmed_left - len(keep), 0)
         self._under_way += int(drawn.sum())
         return drawn
 
@@ -133,7 +138,6 @@ class Conformal(RejectionPolicy):
         check = groups.num_passed[group, member] - 1
         own, rivals = score[group, member, check], score[group, :, check]
         sooner = np.arange(groups.present.shape[1]) < member[:, None]
-        kind = split(_with_ends(groups)[:, :, 0], groups.present).astype(np.intp)
         pairs = self._reward.surprise(own, rivals, sooner, check, self.settings.tie)
         surprise = place_surprise(
             pairs[:, None],
@@ -141,7 +145,7 @@ class Conformal(RejectionPolicy):
             rivals,
             (groups.present & ~groups.stopped)[group][:, :, None].astype(np.float64),
             groups.keep[group],
-            self._audited.apart[kind[group], check],
+            self._audited.alone[check],
         )[:, 0, 0]
         worse = surprise / self._audited.unit[check] > self._threshold
         value = self.settings.value_of_winning
@@ -154,8 +158,7 @@ class Conformal(RejectionPolicy):
     def learn(self, groups: Groups) -> None:
         """Calibrate on those that were audited; all tell whether problems are what they were."""
         self._under_way -= int(groups.drawn.sum())
-        self._several = self._several or bool((groups.keep > 1).any())
-        self._look_for_drift(groups.score[:, :, 0])
+        self._look_for_drift(groups.score[:, :, 0], groups.keep)
         # Of groups without a final score nobody can tell whether they would have been lost.
         groups = groups.only(groups.audited & ~np.isnan(groups.final).all(axis=1))
         if len(groups.keep) == 0:
@@ -182,19 +185,35 @@ class Conformal(RejectionPolicy):
         if sum(self._lost) > self._alarming:
             self._alarm(_KEPT_AFTER_ALARM)
 
-    def _look_for_drift(self, first: Floats) -> None:
+    def _look_for_drift(self, first: Floats, keep: Ints) -> None:
         """Compare scores (G, N) at the first checkpoint with those before."""
-        known = ~np.isnan(first)
-        some = known.any(axis=1)
+        some = ~np.isnan(first).all(axis=1)
         if not some.any() or np.isnan(self._median):
             return
-        below = (known & (first < self._median)).sum(axis=1)[some] / known.sum(axis=1)[some]
-        if len(self._drift.update(below).streams):
+        first, keep = first[some], keep[some]
+        best = np.nanmax(first, axis=1, keepdims=True)
+        alike = twins(best, first, np.ones((len(keep), 1, first.shape[1]), np.bool_))[:, 0]
+        number = np.where(keep > 1, alike.sum(axis=1), (first < self._median).sum(axis=1))
+        share = number / (~np.isnan(first)).sum(axis=1)
+        if len(self._drift.update(self._mixed(share, keep)).streams):
             self._alarm(0)
+
+    def _mixed(self, share: Floats, keep: Ints) -> Floats:
+        """What is said of groups (G,), the steps' in the order of a lottery.
+
+        Searches that began together go from step to step together, and first steps are harder
+        than last ones: in their own order shares would drift up and down all the time.
+        """
+        self._steps += share[keep > 1].tolist()
+        drawn = [
+            self._steps.pop(int(self.rng.integers(len(self._steps))))
+            for _ in range(len(self._steps) - _STEPS_MIXED)
+        ]
+        return np.concatenate([share[keep == 1], drawn])
 
     def _alarm(self, num_kept: int) -> None:
         logger.info("conformal: groups have changed; learning anew")
-        self._lost = []
+        self._lost, self._steps = [], []
         self._alarmed_left = _ALARMED_GROUPS
         self._audited.keep_latest(num_kept)
         self._threshold = np.inf

@@ -12,6 +12,7 @@ from flyball.estimators.risk import risk_threshold
 from flyball.policies.rejection.base import (
     Bools,
     Groups,
+    Ints,
     Load,
     RejectionPolicy,
     RejectionSettings,
@@ -69,11 +70,11 @@ class Hopeless(RejectionPolicy):
         self._threshold = np.inf
         self._num_audited = self._num_worthy = self._fit_at = 0  # groups
 
-    def audits(self, num_groups: int) -> Bools:
+    def audits(self, keep: Ints) -> Bools:
         """All of the first, then a share drawn at random."""
         if self._num_worthy < 2.0 / self.settings.risk:
-            return np.ones(num_groups, np.bool_)
-        drawn: Bools = self.rng.random(num_groups) < _AUDIT_SHARE
+            return np.ones(len(keep), np.bool_)
+        drawn: Bools = self.rng.random(len(keep)) < _AUDIT_SHARE
         return drawn
 
     def decide(self, groups: Groups, load: Load) -> Bools:

@@ -13,6 +13,7 @@ from flyball.policies.rejection.base import (
     Bools,
     Floats,
     Groups,
+    Ints,
     Load,
     RejectionPolicy,
     RejectionSettings,
@@ -71,13 +72,13 @@ class TopFraction(RejectionPolicy):
         tau = self.settings.tau
         return super().checks if tau is None else np.array([tau], np.int64)
 
-    def audits(self, num_groups: int) -> Bools:
+    def audits(self, keep: Ints) -> Bools:
         """None where tau is given."""
         if self.settings.tau is not None:
-            return np.zeros(num_groups, np.bool_)
+            return np.zeros(len(keep), np.bool_)
         if self._num_audited < _FIRST_AUDITS:
-            return np.ones(num_groups, np.bool_)
-        drawn: Bools = self.rng.random(num_groups) < _AUDIT_SHARE
+            return np.ones(len(keep), np.bool_)
+        drawn: Bools = self.rng.random(len(keep)) < _AUDIT_SHARE
         return drawn
 
     def decide(self, groups: Groups, load: Load) -> Bools:

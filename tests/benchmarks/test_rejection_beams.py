@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 import numpy as np
 import pytest
-from benchmarks.rejection_beams import WIDTH, BeamPlayer, prefixes_of, sections
+from benchmarks.rejection_beams import RISK, WIDTH, WORTHS, BeamPlayer, prefixes_of, sections
 from benchmarks.rejection_pool import MAX_NEW_TOKENS, SAMPLING, candidate_seeds
 from benchmarks.rejection_prefixes import Prefixes
 
@@ -16,6 +16,14 @@ from flyball.integrations.hf import ImplicitRewardModel, govern, search
 from flyball.integrations.hf.govern import GovernedGenerate
 
 SIZE, AT_ONCE, NUM_PROBLEMS, SEED = 8, 4, 12, 7
+# So risky that few steps need to be known before members are stopped.
+SECTIONS = sections() | {
+    "bold": {
+        **(sections()[f"conformal {RISK} worth {WORTHS[0]}"] or {}),
+        "risk": 0.5,
+        "value_of_winning": 100.0,
+    }
+}
 
 
 @pytest.fixture(scope="module")
@@ -25,16 +33,16 @@ def prefixes() -> Prefixes:
 
 @contextmanager
 def governed(prefixes: Prefixes, name: str) -> Iterator[GovernedGenerate]:
-    section = sections()[name]
+    section = SECTIONS[name]
     content = {"version": 1} | ({} if section is None else {"rejection": section})
     with govern(prefixes.models.solver, policy=content) as gov:
         yield gov
 
 
-@pytest.mark.parametrize("name", ["none", "top_fraction 1/4 tau 2", "conformal 0.1 worth 3000"])
+@pytest.mark.parametrize("name", ["none", "top_fraction 1/4 tau 2", "bold"])
 def test_answers_and_operations_are_those_of_a_search(name: str, prefixes: Prefixes) -> None:
     models, seeds = prefixes.models, candidate_seeds(SEED, NUM_PROBLEMS)
-    player = BeamPlayer(prefixes, sections()[name], SIZE)
+    player = BeamPlayer(prefixes, SECTIONS[name], SIZE)
     scorer = ImplicitRewardModel(models.judge, max_rows=4 * AT_ONCE * SIZE)
     with governed(prefixes, name) as gov:
         for start in range(0, NUM_PROBLEMS, AT_ONCE):
@@ -56,9 +64,13 @@ def test_answers_and_operations_are_those_of_a_search(name: str, prefixes: Prefi
             for tokens, result in zip(player.turn(some, own), found, strict=True):
                 assert tokens.tolist() == result.tokens.tolist()
         assert player.tally.num_tokens == gov.stats.num_tokens
-        np.testing.assert_allclose(player.tally.flops, gov.stats.target_flops + scorer.flops)
+        # The judge reads beginnings anew whose rows were taken meanwhile; seen were 0.6%.
+        loose = 0.01 if name == "bold" else 1e-7
+        flops = gov.stats.target_flops + scorer.flops
+        np.testing.assert_allclose(player.tally.flops, flops, rtol=loose)
         contests = gov.governor.contests
         assert player.contests.num_audited == contests.num_audited
         assert player.contests.num_stopped == contests.num_stopped
+    assert (player.contests.num_stopped > 0) == (name != "none")
     assert (player.tally.num_free == 0) == (contests.num_audited == contests.num_groups)
     assert player.tally.num_wrong <= 0.2 * max(player.tally.num_free, 10)

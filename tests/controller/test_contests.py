@@ -17,6 +17,7 @@ from flyball.controller.policy_file import PolicyFile
 from flyball.policies.rejection.base import (
     Bools,
     Groups,
+    Ints,
     Load,
     RejectionPolicy,
     RejectionSettings,
@@ -39,8 +40,8 @@ class Scripted(RejectionPolicy):
         self.learned: list[Groups] = []
         Scripted.made.append(self)
 
-    def audits(self, num_groups: int) -> Bools:
-        return np.full(num_groups, self.audited)
+    def audits(self, keep: Ints) -> Bools:
+        return np.full(len(keep), self.audited)
 
     def decide(self, groups: Groups, load: Load) -> Any:
         self.seen.append(groups)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from scipy.stats import norm
 
+from flyball.estimators import audited_groups
 from flyball.estimators.audited_groups import AuditedGroups
 from flyball.estimators.partial_reward import PartialReward
 
@@ -24,13 +25,18 @@ def some(num_groups: int, num_members: int, seed: int) -> tuple[Floats, Floats, 
     return np.take_along_axis(path, at, axis=2), final, tokens
 
 
+def ones(final: Floats) -> Floats:
+    """One winner in each group."""
+    return np.ones(len(final), np.int32)
+
+
 def audited(
     score: Floats, final: Floats, tokens: Floats, tie: float = 0.0
 ) -> tuple[AuditedGroups, PartialReward]:
     reward = PartialReward(len(CHECKS))
     reward.learn(*some(100, 8, 99)[:2])
     groups = AuditedGroups(reward, CHECKS, tie)
-    groups.add(score, final, tokens)
+    groups.add(score, final, tokens, ones(final))
     groups.fit()
     return groups, reward
 
@@ -69,7 +75,7 @@ def test_a_group_is_lost_once_nobody_is_left_who_ends_near_its_best(tie: float) 
     groups, reward = audited(score, final, tokens, tie)
     num_lost = 0
     for threshold in (0.1, 0.5, 1.0, 3.0):
-        found = groups.loses(score, final, tokens, threshold)
+        found = groups.loses(score, final, tokens, ones(final), threshold)
         for row in range(40):
             end = by_hand(groups, reward, score[row], tokens[row], threshold, tie)
             best = final[row] >= np.nanmax(final[row]) - tie
@@ -83,7 +89,7 @@ def test_the_threshold_is_the_least_one_within_the_risk_and_all_above_it_too() -
     groups, reward = audited(score, final, tokens)
     for risk in (0.05, 0.1, 0.3):
         threshold, saved = groups.threshold(risk)
-        lost = groups.loses(score, final, tokens, threshold)
+        lost = groups.loses(score, final, tokens, ones(final), threshold)
         assert (lost.sum() + 1) / 121 <= risk
         assert np.isfinite(threshold)
         ends = [
@@ -114,7 +120,8 @@ def test_only_the_latest_groups_are_kept() -> None:
     left = [(tokens[tokens > check] - check).mean() for check in CHECKS]
     np.testing.assert_allclose(groups.tokens_left, left)
     for seed in range(3):
-        groups.add(*some(100, 9, seed))  # wider than before
+        score, final, tokens = some(100, 9, seed)  # wider than before
+        groups.add(score, final, tokens, ones(final))
     groups.fit()
     assert groups.num_groups == 256
     groups.keep_latest(12)
@@ -132,4 +139,59 @@ def test_groups_without_any_final_score_have_no_winner_to_lose() -> None:
     score, final, tokens = some(12, 4, 6)
     final[:3] = np.nan
     groups, _ = audited(score, final, tokens)
-    assert not groups.loses(score, final, tokens, 1e-6)[:3].any()
+    assert not groups.loses(score, final, tokens, ones(final), 1e-6)[:3].any()
+
+
+def twins_that_part(num_groups: int, parting: float) -> tuple[Floats, Floats, Floats, Floats]:
+    """Groups of 8 that say the same at all checkpoints; half of them part in some."""
+    rng = np.random.default_rng(0)
+    part = rng.random(num_groups) < parting
+    final = np.where(part[:, None] & (np.arange(8) % 2 == 0), -5.0, 0.0)
+    keep = np.full(num_groups, 4, np.int32)
+    return np.zeros((num_groups, 8, len(CHECKS))), final, np.full(final.shape, LENGTH), keep
+
+
+def test_that_twins_fail_together_is_measured() -> None:
+    groups = AuditedGroups(PartialReward(len(CHECKS)), CHECKS, 0.1)
+    assert not groups.alone.any()
+    groups.add(*twins_that_part(400, 0.05))
+    chance = np.exp(-groups.alone)
+    assert (chance[:, 0] == 1.0).all()
+    # Of 7 others 4 end below, so 4/7 of those in doubt are above one, and 1/35 above four of them;
+    # half of the members are.
+    hard = 0.5 * 0.05 * np.array([4 / 7, 12 / 42, 24 / 210, 24 / 840])
+    np.testing.assert_allclose(chance[:, 1:5], np.tile(hard, (len(CHECKS), 1)), rtol=0.4)
+    assert chance[0, 2] > 10 * chance[0, 1] ** 2
+    assert (np.diff(chance, axis=1) <= 0.0).all()
+    groups.keep_latest(400)
+    assert not groups.alone.any()
+
+
+def test_groups_whose_several_winners_all_end_alike_have_nothing_to_lose() -> None:
+    groups = AuditedGroups(PartialReward(len(CHECKS)), CHECKS, 0.1)
+    score, final, tokens, keep = twins_that_part(400, 0.05)
+    groups.add(score, final, tokens, keep)
+    assert groups.num_groups == min((final.min(axis=1) < 0.0).sum(), 256)
+
+
+def test_of_wide_groups_no_more_are_kept_than_are_needed() -> None:
+    reward = PartialReward(len(CHECKS))
+    groups = AuditedGroups(reward, CHECKS, 0.0, least=5)
+    rng = np.random.default_rng(0)
+    for _ in range(4):
+        final = rng.normal(size=(3, 600))
+        score = final[:, :, None] + rng.normal(size=(3, 600, len(CHECKS)))
+        reward.learn(score, final)
+        groups.add(score, final, np.full(final.shape, LENGTH), ones(final))
+    groups.fit()
+    assert groups.num_groups == 5
+    assert groups.threshold(0.5)[0] < np.inf
+
+
+def test_parts_of_the_groups_show_what_all_of_them_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    score, final, tokens = some(60, 6, 2)
+    whole, _ = audited(score, final, tokens)
+    monkeypatch.setattr(audited_groups, "_CELLS_AT_ONCE", 7 * 36)
+    parts, _ = audited(score, final, tokens)
+    np.testing.assert_array_equal(parts.unit, whole.unit)
+    assert parts.threshold(0.1) == pytest.approx(whole.threshold(0.1))

@@ -73,7 +73,7 @@ def play(policy: RejectionPolicy, seed: int, shape: tuple[int, int], rounds: int
     rng = np.random.default_rng(seed)
     found: list[Any] = []
     for _ in range(rounds):
-        audited = policy.audits(shape[0])
+        audited = policy.audits(np.ones(shape[0], np.int32))
         assert audited.shape == (shape[0],)
         assert audited.dtype == np.bool_
         groups = some_groups(*shape, len(policy.checks), rng)
@@ -122,7 +122,7 @@ def learned(name: str) -> RejectionPolicy:
     """A policy that has learned from 200 groups whose partial scores tell much."""
     policy, rng = make(name), np.random.default_rng(0)
     for _ in range(20):
-        policy.audits(10)
+        policy.audits(np.ones(10, np.int32))
         final = rng.normal(size=(10, 8))
         noise = np.linspace(1.0, 0.1, len(policy.checks))
         score = final[:, :, None] + noise * rng.normal(size=(10, 8, len(policy.checks)))
@@ -199,7 +199,15 @@ def _wider(name: str, values: np.ndarray) -> np.ndarray:
 
 @pytest.mark.parametrize("name", ["conformal", "hopeless"])
 def test_whoever_learns_audits_all_groups_and_then_a_tenth(name: str) -> None:
-    assert make(name).audits(5).all()
+    assert make(name).audits(np.ones(5, np.int32)).all()
     policy = learned(name)
-    assert policy.audits(4000).mean() == pytest.approx(0.1, abs=0.02)
+    assert policy.audits(np.ones(4000, np.int32)).mean() == pytest.approx(0.1, abs=0.02)
     assert policy.figures["audited_groups"] == 200.0
+
+
+def test_of_steps_fewer_are_audited_than_of_questions_that_follow() -> None:
+    policy = learned("conformal")
+    keep = np.repeat([4, 1], 4000).astype(np.int32)
+    drawn = policy.audits(keep)
+    assert drawn[:4000].mean() == pytest.approx(0.02, abs=0.01)
+    assert drawn[4000:].mean() == pytest.approx(0.1, abs=0.02)

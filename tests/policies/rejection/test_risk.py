@@ -12,10 +12,10 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from search_walks import Fate, Floats, Walks, contests, lost_share, play, walks
+from search_walks import CHECKS, Fate, Floats, Walks, contests, lost_share, play, walks
 
 from flyball.policies.rejection import conformal
-from flyball.policies.rejection.base import Bools, Groups
+from flyball.policies.rejection.base import Bools, Groups, Ints
 from flyball.policies.rejection.conformal import Conformal
 
 SEEDS = range(20)
@@ -57,11 +57,55 @@ def test_of_several_that_go_on_the_best_is_kept_like_the_others() -> None:
     assert np.mean(saved) > 0.15
 
 
+def steps(num_groups: int, num_members: int, seed: int) -> Walks:
+    """Steps in which members say what others say until they part, if they do.
+
+    All members of a step begin with one of three texts; at a checkpoint of chance each text parts,
+    in one step of four, into one that ends badly and one that does not.
+    """
+    rng = np.random.default_rng(seed)
+    shape = (num_groups, num_members)
+    text = rng.choice(3, shape, p=[0.6, 0.3, 0.1])
+    worth = rng.normal(scale=3.0, size=(num_groups, 3))
+    final = np.take_along_axis(worth, text, axis=1)
+    share = np.where(rng.random((num_groups, 1)) < 0.25, rng.random((num_groups, 1)), 0.0)
+    bad = rng.random(shape) < share
+    parts_at = rng.integers(1, len(CHECKS) + 1, (num_groups, 1, 1))
+    seen = bad[:, :, None] & (np.arange(len(CHECKS)) >= parts_at)
+    noise = rng.normal(scale=0.7, size=(num_groups, 3, len(CHECKS)))
+    partial = final[:, :, None] + np.take_along_axis(noise, text[:, :, None], axis=1)
+    return Walks(partial - 8.0 * seen, final - 8.0 * bad)
+
+
+def lost_of_several(course: Walks, fate: Fate, keep: int) -> Floats:
+    """Shares of the winners (G,) that are stopped and nobody as good is left of."""
+    lost = np.zeros(len(course.final))
+    for row, (final, stopped) in enumerate(zip(course.final, fate.stopped, strict=True)):
+        wins = final[np.argsort(-final, kind="stable")[:keep]]
+        lost[row] = np.mean([not (np.abs(final - one)[~stopped] <= 1e-9).any() for one in wins])
+    return lost
+
+
+@pytest.mark.parametrize(("risk", "least"), [(0.05, 0.2), (0.1, 0.3)])
+def test_of_several_winners_no_larger_share_is_lost_than_the_risk_says(
+    risk: float, least: float
+) -> None:
+    lost, saved = [], []
+    for seed in SEEDS:
+        course = steps(600, 16, seed)
+        fate = play(course, contests({"policy": "conformal", "risk": risk}, seed), keep=4)
+        differ = np.ptp(course.final, axis=1) > 0.0
+        lost.append(lost_of_several(course, fate, 4)[~fate.audited & differ].mean())
+        saved.append(fate.saved[~fate.audited].mean())
+    assert np.mean(lost) <= risk + SLACK
+    assert np.mean(saved) > least
+
+
 class OfSurvivors(Conformal):
     """Conformal as it must not be: it believes whoever it let live."""
 
-    def audits(self, num_groups: int) -> Bools:
-        return np.full(num_groups, self._num_audited < 2.0 / self.settings.risk)
+    def audits(self, keep: Ints) -> Bools:
+        return np.full(len(keep), self._num_audited < 2.0 / self.settings.risk)
 
     def learn(self, groups: Groups) -> None:
         super().learn(replace(groups, audited=np.ones(len(groups.keep), np.bool_)))

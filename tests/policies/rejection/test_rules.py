@@ -129,7 +129,7 @@ def test_top_fraction_spares_whoever_has_no_score() -> None:
 def test_top_fraction_takes_the_first_checkpoint_that_tells_enough() -> None:
     checks, length = [4, 16, 36, 49, 60], 64
     policy = make("top_fraction", tau=None, correlation=0.7, check_at_tokens=checks)
-    assert policy.audits(7).all()
+    assert policy.audits(np.ones(7, np.int32)).all()
     assert stopped(policy, group(checks=5, score=[9.0, 0.0], passed=[5, 5])) == []
     rng = np.random.default_rng(0)
     path = rng.normal(size=(40, 16, length)).cumsum(axis=2)
@@ -142,7 +142,7 @@ def test_top_fraction_takes_the_first_checkpoint_that_tells_enough() -> None:
         policy.learn(one)
     # sqrt(16 / 64) = 0.5 and sqrt(36 / 64) = 0.75
     assert policy.figures == {"audited_groups": 40.0, "tau": 36.0}
-    assert policy.audits(4000).mean() == pytest.approx(0.05, abs=0.015)
+    assert policy.audits(np.ones(4000, np.int32)).mean() == pytest.approx(0.05, abs=0.015)
     early = group(checks=5, score=[9.0, 8.0, 7.0, 6.0], passed=[2, 2, 2, 2])
     assert stopped(policy, early) == []
     late = group(checks=5, score=[9.0, 8.0, 7.0, 6.0], passed=[4, 3, 4, 4])
@@ -405,4 +405,4 @@ def test_hopeless_stops_nobody_before_something_was_worth_it() -> None:
         one.audited[:] = True
         policy.learn(one)
     assert stopped(policy, group(checks=1, score=[-9.0, 9.0])) == []
-    assert policy.audits(40).all()
+    assert policy.audits(np.ones(40, np.int32)).all()
