@@ -95,6 +95,11 @@ class Throttle:
         self._begin()
 
     @property
+    def policy(self) -> ThrottlePolicy:
+        """That decides; in use by the worker's thread."""
+        return self._desk.policy
+
+    @property
     def faults(self) -> dict[str, int]:
         """How often each kind of fault happened."""
         return self._desk.guard.faults

@@ -45,6 +45,7 @@ class ThrottleDesk:
 
     Attributes:
         space: of the settings.
+        policy: that decides; in use by the worker's thread.
         guard: counts faults, and benches the policy for some windows.
     """
 
@@ -53,7 +54,7 @@ class ThrottleDesk:
     ) -> None:
         self.space = actuator.capabilities()
         self.guard = Guard()
-        self._policy = policy
+        self.policy = policy
         self._actuator = actuator
         self._meter = meter
         self._share = share
@@ -90,8 +91,8 @@ class ThrottleDesk:
                 ended.ended_s, energy_j, ended.num_waiting, self._share, self._acceptance
             )
             self._acceptance = window.context.acceptance
-            self._policy.learn(window)
-            setting = self._policy.decide(window.context, ended.num_waiting)
+            self.policy.learn(window)
+            setting = self.policy.decide(window.context, ended.num_waiting)
             check_setting(setting, self.space)
             guard.at_work = "actuator"
             self.put(setting, slow=True)

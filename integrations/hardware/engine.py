@@ -57,20 +57,24 @@ class EngineActuator(LeverActuator):
         super().__init__(device, levers, dry_run, of_process=True)
 
 
-def count_knob(name: str, most: int, least: int = 1, default: int | None = None) -> Knob:
+def count_knob(
+    name: str, most: int, least: int = 1, default: int | None = None, safe: int | None = None
+) -> Knob:
     """A knob of an engine: powers of two between, and both ends.
 
     Args:
         name: of the knob.
-        most: largest value; the safe one, too.
+        most: largest value.
         least: smallest.
         default: what is in force where nobody governs; the largest, if it is left out.
+        safe: keeps latencies lowest; the default, if it is left out.
     """
     default = most if default is None else default
     powers = {1 << k for k in range(most.bit_length())}
-    values = sorted({least, most, default} | {p for p in powers if least <= p <= most})
-    place = values.index(default)
-    return Knob(name, tuple(map(float, values)), "count", place, place)
+    safe = default if safe is None else safe
+    values = sorted({least, most, default, safe} | {p for p in powers if least <= p <= most})
+    places = values.index(default), values.index(safe)
+    return Knob(name, tuple(map(float, values)), "count", *places)
 
 
 def draft_lever(governor: Governor) -> CallbackLever:
@@ -90,6 +94,8 @@ def draft_lever(governor: Governor) -> CallbackLever:
 def batch_lever(governor: Governor, most: int) -> CallbackLever:
     """The most requests that decode at a time, where the host goes by the governor's limits.
 
+    One at a time is the safe value: prompts of a queue that is worked off wait for no user.
+
     Args:
         governor: whose limits the host goes by.
         most: that the host takes.
@@ -102,4 +108,4 @@ def batch_lever(governor: Governor, most: int) -> CallbackLever:
         limited = governor.limits.batch_size
         return float(most if limited is None else limited)
 
-    return CallbackLever(count_knob("batch_size", most), in_force, limit)
+    return CallbackLever(count_knob("batch_size", most, safe=1), in_force, limit)
