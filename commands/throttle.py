@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -15,19 +14,36 @@ from flyball.commands.options import AsJson
 
 if TYPE_CHECKING:
     from flyball.commands.throttle_trials import Trial
+    from flyball.controller.hardware import Meter
+    from flyball.integrations.hardware.base import LeverActuator
+    from flyball.integrations.hardware.simulated import SimulatedDevice
     from flyball.policies.throttle.base import Context, Goal, ThrottlePolicy
     from flyball.policies.throttle.space import Space
 
 
 @dataclass(frozen=True)
 class _Bench:
-    """A device, and the load that settings are tried on."""
+    """A device, its meter, and the load that settings are tried on."""
 
-    device: AbstractContextManager[Any]
-    space: Space
-    page: dict[str, Any]
+    device: LeverActuator | SimulatedDevice
+    meter: Meter
     context: Context
     trial: Trial | None  # None where nothing is run
+    each: str  # what latency and energy of a run are those of
+    denied: list[str] = field(default_factory=list)
+
+    def page(self) -> dict[str, Any]:
+        """What there is to say of the device."""
+        from flyball.commands.throttle_devices import describe_knobs
+
+        return {
+            "device": self.device.device,
+            "dry_run": self.device.dry_run,
+            "meter": self.meter.kind,
+            "denied": self.denied,
+            "readings": self.device.read(),
+            "knobs": describe_knobs(self.device.capabilities()),
+        }
 
 
 def throttle(
@@ -81,7 +97,7 @@ def throttle(
     else:
         bench = _real(actuator, gpu, apply, command or [])
     with bench.device:
-        space, page = bench.space, bench.page
+        space, page = bench.device.capabilities(), bench.page()
         tuner = _policy(policy, space, goal, seed)
         start = start_of(space, parse_setting(setting or [], space))
         page["start"] = space.named(start)
@@ -94,7 +110,7 @@ def throttle(
             for run in tuned(bench.trial, tuner, space, goal, start, bench.context, runs):
                 done.append(run)
                 if not as_json:
-                    show_run(len(done), run, page["meter"])
+                    show_run(len(done), run, bench.each, page["meter"])
             best = best_of(done)
             page["runs"] = [dataclasses.asdict(run) for run in done]
             page["best"] = None if best is None else dataclasses.asdict(best)
@@ -106,40 +122,21 @@ def throttle(
 
 def _real(name: Literal["cpu", "nvml"], gpu: int, apply: bool, command: list[str]) -> _Bench:
     from flyball.commands.throttle_command import RUN, command_trial
-    from flyball.commands.throttle_devices import describe_knobs
     from flyball.integrations.hardware.devices import open_device
 
     device, meter = open_device(name, gpu, dry_run=not apply)
-    space = device.capabilities()
-    page = {
-        "device": device.device,
-        "dry_run": device.dry_run,
-        "meter": meter.kind,
-        "denied": device.denied,
-        "readings": device.read(),
-        "knobs": describe_knobs(space),
-    }
     trial = command_trial(command, device, meter) if apply and command else None
-    return _Bench(device, space, page, RUN, trial)
+    return _Bench(device, meter, RUN, trial, "run", device.denied)
 
 
 def _simulated(name: str, load: float, seed: int) -> _Bench:
     import numpy as np
 
-    from flyball.commands.throttle_devices import describe_knobs
     from flyball.commands.throttle_simulated import simulated, simulated_trial
 
     device, context = simulated(name, load)
-    page = {
-        "device": f"{name}, simulated",
-        "dry_run": False,
-        "meter": "joules a token, simulated",
-        "denied": [],
-        "readings": {"tokens_per_s": context.tokens_per_s},
-        "knobs": describe_knobs(device.space),
-    }
     trial = simulated_trial(device, context, np.random.default_rng(seed))
-    return _Bench(device, device.space, page, context, trial)
+    return _Bench(device, device, context, trial, "token")
 
 
 def _policy(path: Path | None, space: Space, goal: Goal, seed: int) -> ThrottlePolicy | None:

@@ -36,11 +36,11 @@ def show_device(found: Mapping[str, Any], command: list[str]) -> None:
         console.print(Text(f"dry run; with --apply, {starts}"))
 
 
-def show_run(number: int, run: Run, meter: str) -> None:
-    """A line for a run."""
+def show_run(number: int, run: Run, each: str, meter: str) -> None:
+    """A line for a run, with what each command or token of it took."""
     missed = "" if run.kept else "  (over the limit)"
-    took = f"{run.latency_s:.4g} s  {run.energy_j:.4g} {meter}"
-    print(f"{number}: {words(run.setting)}  {took}{missed}")
+    took = f"{run.latency_s:.4g} s, {run.energy_j:.4g} {meter}"
+    print(f"{number}: {words(run.setting)}  a {each} {took}{missed}")
 
 
 def show_best(best: Run | None, first: Run) -> None:

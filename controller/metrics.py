@@ -20,6 +20,21 @@ MODES: tuple[Mode, ...] = ("governing", "observing", "off")
 
 
 @dataclass(frozen=True, slots=True)
+class ThrottleStatus:
+    """What a throttle does; totals run since it was made.
+
+    Attributes:
+        setting: in force, knobs by name.
+        num_windows: that ended.
+        faults: how often each kind of fault happened.
+    """
+
+    setting: Mapping[str, float | str]
+    num_windows: int
+    faults: Mapping[str, int]
+
+
+@dataclass(frozen=True, slots=True)
 class Status:
     """Where a governor stands; totals run since it was made.
 
@@ -35,6 +50,7 @@ class Status:
         decision_s: seconds these decisions took.
         fallbacks: how often each kind of fault or refusal led to plain decoding.
         num_rejected: candidates that were stopped before they finished.
+        throttle: None without.
     """
 
     mode: Mode
@@ -48,6 +64,7 @@ class Status:
     decision_s: float
     fallbacks: Mapping[str, int]
     num_rejected: int = 0
+    throttle: ThrottleStatus | None = None
 
 
 class GovernorMetrics:
@@ -84,6 +101,9 @@ class GovernorMetrics:
         decisions = counter("decisions", "Steps decided.")
         rejected = counter("rejected", "Candidates stopped before they finished.")
         decision_s = counter("decision_seconds", "Seconds spent in decisions.")
+        self._setting = gauge("throttle_setting", "What is in force of a knob.", "knob")
+        windows = counter("throttle_windows", "Windows that a throttle measured.")
+        self._faults = counter("throttle_faults", "Faults of a throttle.", "kind")
         self._draft_len = draft_len.labels(engine)
         self._price = price.labels(engine)
         self._rounds = _Total(rounds.labels(engine))
@@ -92,7 +112,8 @@ class GovernorMetrics:
         self._decisions = _Total(decisions.labels(engine))
         self._rejected = _Total(rejected.labels(engine))
         self._decision_s = _Total(decision_s.labels(engine))
-        self._fallback_totals: dict[str, _Total] = {}
+        self._windows = _Total(windows.labels(engine))
+        self._totals: dict[tuple[Counter, str], _Total] = {}
         self._policy_now: Gauge | None = None
 
     def update(self, status: Status) -> None:
@@ -107,11 +128,23 @@ class GovernorMetrics:
         self._decision_s.reach(status.decision_s)
         for mode in MODES:
             self._mode.labels(self._engine, mode).set(mode == status.mode)
-        for kind, total in status.fallbacks.items():
-            if kind not in self._fallback_totals:
-                self._fallback_totals[kind] = _Total(self._fallbacks.labels(self._engine, kind))
-            self._fallback_totals[kind].reach(total)
+        self._show_kinds(self._fallbacks, status.fallbacks)
         self._show_policy(status.policy)
+        if status.throttle is not None:
+            self._show_throttle(status.throttle)
+
+    def _show_kinds(self, counter: Counter, totals: Mapping[str, int]) -> None:
+        for kind, total in totals.items():
+            if (counter, kind) not in self._totals:
+                self._totals[counter, kind] = _Total(counter.labels(self._engine, kind))
+            self._totals[counter, kind].reach(total)
+
+    def _show_throttle(self, throttle: ThrottleStatus) -> None:
+        for knob, value in throttle.setting.items():
+            if not isinstance(value, str):  # a name has no place on a scale
+                self._setting.labels(self._engine, knob).set(value)
+        self._windows.reach(throttle.num_windows)
+        self._show_kinds(self._faults, throttle.faults)
 
     def _show_policy(self, policy: str) -> None:
         now = self._policy.labels(self._engine, policy, flyball.__version__)

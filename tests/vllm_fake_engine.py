@@ -29,6 +29,7 @@ from vllm_fake import Clock, FakeExecutor, FakeWorker, allowed_tokens, next_toke
 
 from flyball.controller.policy_file import load_policy
 from flyball.integrations.vllm.pilot import Pilot
+from flyball.integrations.vllm.throttled import board
 
 MODEL = str(Path(__file__).parents[1] / "demo" / "models" / "draft")  # for its tokenizer
 EOS = 0
@@ -48,6 +49,7 @@ def make_config(
     max_step_tokens: int = 64,
     caching: bool = True,
     rejection: dict[str, Any] | None = None,
+    throttle: dict[str, Any] | None = None,
 ) -> VllmConfig:
     """Configuration of an engine; CPUs force synchronous scheduling, which is undone here."""
     model = ModelConfig(model=MODEL, max_model_len=max_len, dtype="float32", enforce_eager=True)
@@ -58,6 +60,7 @@ def make_config(
         way = {"prompt_lookup_max": 3, "prompt_lookup_min": 1}
     own = {"policy": policy} if isinstance(policy, str) else policy
     sections = {"version": 1, "length": own} | ({"rejection": rejection} if rejection else {})
+    sections |= {"throttle": throttle} if throttle else {}
     config = VllmConfig(
         model_config=model,
         parallel_config=parallel,
@@ -132,6 +135,10 @@ class FakeEngine:
         policy = load_policy(config.additional_config["flyball"]["policy"])
         # One like it, but with a clock that tells the same time in every run.
         self.pilot = self.scheduler.pilot = Pilot(own.traits, policy, own.governing, self.clock)
+        if policy.throttle is not None:  # likewise
+            self.scheduler.throttling.close()
+            options = {"clock": self.clock, "wait": True}
+            board(self.scheduler, config, policy, self.pilot, **options)
         self.books = Books(self.scheduler, self.pilot, self.worker)
 
     def add(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Collection
 from pathlib import Path
 
 from flyball.controller.errors import HardwareError
@@ -11,6 +12,8 @@ from flyball.integrations.hardware.base import Lever, LeverActuator
 from flyball.integrations.hardware.cpu_levers import AffinityLever, ThreadsLever, cpus_by_core
 from flyball.integrations.hardware.lock import settle
 from flyball.integrations.hardware.sysfs_levers import SysfsLever, machine_levers
+
+PROCESS_KNOBS = ("num_threads", "num_cpus")
 
 
 class CpuActuator(LeverActuator):
@@ -24,6 +27,8 @@ class CpuActuator(LeverActuator):
         dry_run: log what would be set, and set nothing.
         sysfs: where it is mounted.
         clock_separable: whether decoding runs elsewhere, so that the clock is tuned alone.
+        process_knobs: of this process to be offered, of `PROCESS_KNOBS`; none where other
+            processes decode.
         lock_dir: folder of lock files; None for that of the machine.
 
     Raises:
@@ -36,6 +41,7 @@ class CpuActuator(LeverActuator):
         dry_run: bool = False,
         sysfs: Path = Path("/sys"),
         clock_separable: bool = False,
+        process_knobs: Collection[str] = PROCESS_KNOBS,
         lock_dir: Path | None = None,
     ) -> None:
         if not hasattr(os, "sched_setaffinity"):
@@ -47,7 +53,8 @@ class CpuActuator(LeverActuator):
         if not (of_process or dry_run):
             settle(device, lock_dir)
             found = machine_levers(sysfs, clock_separable)
-        levers: list[Lever] = [ThreadsLever(len(cpus)), AffinityLever(cpus)]
+        of_this: list[Lever] = [ThreadsLever(len(cpus)), AffinityLever(cpus)]
+        levers = [lever for lever in of_this if lever.knob.name in process_knobs]
         levers += [lever for lever in found if lever.writable]
         super().__init__(device, levers, dry_run, of_process, lock_dir)
         self.denied = [_why(lever) for lever in found if not lever.writable]

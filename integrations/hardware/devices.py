@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Literal
 
 from flyball.controller.hardware import Meter
@@ -9,18 +10,28 @@ from flyball.integrations.hardware.base import LeverActuator
 
 
 def open_device(
-    name: Literal["cpu", "nvml"], gpu: int, dry_run: bool
+    name: Literal["cpu", "nvml"],
+    gpu: int,
+    dry_run: bool,
+    process_knobs: Collection[str] | None = None,
 ) -> tuple[LeverActuator, Meter]:
     """A device and its best meter.
+
+    Args:
+        name: of the device.
+        gpu: of nvml: as NVML counts.
+        dry_run: log what would be set, and set nothing.
+        process_knobs: of cpu: knobs of this process to be offered; None for all.
 
     Raises:
         HardwareError: it is not here, or another process governs it; in one line.
     """
     if name == "cpu":
-        from flyball.integrations.hardware.cpu import CpuActuator
+        from flyball.integrations.hardware.cpu import PROCESS_KNOBS, CpuActuator
         from flyball.integrations.hardware.cpu_seconds import cpu_meter
 
-        return CpuActuator(dry_run), cpu_meter()
+        knobs = PROCESS_KNOBS if process_knobs is None else process_knobs
+        return CpuActuator(dry_run, process_knobs=knobs), cpu_meter()
     from flyball.integrations.hardware.nvml import NvmlActuator
     from flyball.integrations.hardware.nvml_meter import nvml_meter
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from types import TracebackType
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
 
+from flyball.controller.errors import HardwareError
 from flyball.integrations.hardware.device_load import (
     QUANTILE,
     STRETCH_TOKENS,
@@ -30,8 +32,8 @@ FEWEST_DRAWS, MOST_DRAWS = 20, 4000
 class SimulatedDevice:
     """A device under load in virtual time: it warms up, queues grow and drain, meters err.
 
-    Lifetime: as an actuator, within `with`, `apply` a setting, `window` for what a stretch of
-    time under it shows; settings are restored at the end.
+    Lifetime: as an actuator and a meter (`controller.hardware`), within `with`, `apply` knobs,
+    `window` for what a stretch of time under them shows; settings are restored at the end.
 
     `true_energy_j` and `true_latency_s` say what no meter shows: the last window's energy, and
     the latency of its setting and load without luck.
@@ -41,6 +43,9 @@ class SimulatedDevice:
         space: what can be set.
         batch_size: limit where the space has none.
     """
+
+    dry_run = False  # there is nothing that could be harmed
+    kind = "joules, simulated"
 
     def __init__(self, model: DeviceModel, space: Space, batch_size: float = 1.0) -> None:
         self.model = model
@@ -58,7 +63,7 @@ class SimulatedDevice:
         self._true_shown_j = 0.0  # of what was drawn, the part that the counter has seen
         self._shown_at_s = 0.0
 
-    def __enter__(self) -> SimulatedDevice:
+    def __enter__(self) -> Self:
         """Nothing to open."""
         return self
 
@@ -71,17 +76,34 @@ class SimulatedDevice:
         """Restore the default setting."""
         self.restore()
 
+    @property
+    def device(self) -> str:
+        """The class of devices that it stands for."""
+        return f"{self.model.spec.name}, simulated"
+
+    @property
+    def slow_knobs(self) -> frozenset[str]:
+        """Clocks and power limit."""
+        return frozenset(k.name for k in self.space.knobs if k.kind in ("clock", "limit"))
+
     def capabilities(self) -> Space:
         """What can be set."""
         return self.space
 
-    def apply(self, setting: Mapping[str, Value]) -> None:
-        """Set it, which takes `switch_s` of virtual time; none where nothing changes.
+    def apply(self, named: Mapping[str, Value], /) -> None:
+        """Set knobs by name, all or some; it takes `switch_s` of virtual time if any changes.
 
         Raises:
-            ValueError: it is no setting of the space; in one line.
+            HardwareError: a name or value is unknown; in one line.
         """
-        places = self.space.placed(setting)
+        before = self.read()
+        unknown = ", ".join(named.keys() - before.keys())
+        if unknown:
+            raise HardwareError(f"{self.device}: expected its knobs, but got {unknown}")
+        try:
+            places = self.space.placed({**before, **named})
+        except ValueError as error:
+            raise HardwareError(f"{self.device}: {error}") from error
         if (places != self._setting).any():
             self._switch(places)
 

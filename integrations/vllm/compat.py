@@ -37,6 +37,7 @@ _TO_REJECT = {
     "update_from_output": ("scheduler_output", "model_runner_output"),
     "shutdown": (),
 }
+_TO_THROTTLE = {**_TO_OBSERVE, "schedule": ()}
 _OUTPUT_FIELDS = {
     "num_scheduled_tokens",
     "total_num_scheduled_tokens",
@@ -73,6 +74,11 @@ def why_not_observe(scheduler: type) -> str:
 def why_not_reject(scheduler: type) -> str:
     """Why a scheduler class cannot stop candidates; empty where it can."""
     return _misfit(scheduler, _TO_REJECT)
+
+
+def why_not_throttle(scheduler: type) -> str:
+    """Why a throttle cannot see the steps of a scheduler class; empty where it can."""
+    return _misfit(scheduler, _TO_THROTTLE)
 
 
 def why_not_govern(scheduler: type, output: type, drafts: type) -> str:

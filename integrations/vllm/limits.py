@@ -12,7 +12,7 @@ def scheduler_levers(scheduler: Any, max_draft_len: int = 0) -> list[CallbackLev
 
     `max_num_active_reqs` below what is running lets nobody in until fewer run; those that run
     stay. `max_num_scheduled_tokens` never falls below a token and a draft for each request that
-    can run at once; without chunked prefill a prompt must fit into a step, and it is left alone.
+    can run at once; where a prompt or an image of it must fit into a step, it is left alone.
 
     Args:
         scheduler: of the engine.
@@ -22,7 +22,9 @@ def scheduler_levers(scheduler: Any, max_draft_len: int = 0) -> list[CallbackLev
     levers = [_lever(scheduler, "max_num_active_reqs", most_running, 1)]
     most = int(scheduler.max_num_scheduled_tokens)
     least = most_running * (1 + max_draft_len)
-    if scheduler.scheduler_config.enable_chunked_prefill and least < most:
+    config = scheduler.scheduler_config
+    in_parts = config.enable_chunked_prefill and not config.disable_chunked_mm_input
+    if in_parts and least < most:
         levers.append(_lever(scheduler, "max_num_scheduled_tokens", most, least))
     return levers
 

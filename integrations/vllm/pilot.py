@@ -27,6 +27,7 @@ from flyball.integrations.vllm.hold import Hold
 from flyball.integrations.vllm.ledger import Ledger
 from flyball.integrations.vllm.metrics import Publisher
 from flyball.integrations.vllm.step_costs import StepCosts
+from flyball.integrations.vllm.throttling import Throttling
 from flyball.integrations.vllm.traits import EngineTraits
 
 Floats = NDArray[np.float64]
@@ -55,6 +56,7 @@ class Pilot:
         decision_s: seconds spent here, all told.
         num_steps: engine steps.
         draft_len: tokens planned for each request on average.
+        throttling: what sets limits and hardware meanwhile, to be shown; None without.
     """
 
     def __init__(
@@ -69,6 +71,7 @@ class Pilot:
         self.governor = Governor(policy, traits.host_info(), clock)
         self.num_rounds = self.num_proposed = self.num_accepted = self.num_steps = 0
         self.decision_s = self.draft_len = 0.0
+        self.throttling: Throttling | None = None
         self._clock = clock
         self.guard = Guard()
         self._lengths = np.array(traits.draft_lens, np.int32)
@@ -87,6 +90,7 @@ class Pilot:
         self._found: tuple[list[str], list[int]] | None = None
         self._sure: Sureness | None = None
         self._hold = Hold()
+        self._limit: int | None = None  # of draft lengths, when the plan was made
 
     @property
     def fallbacks(self) -> dict[str, int]:
@@ -165,6 +169,7 @@ class Pilot:
         joined = [name for name in num_tokens if name not in lengths]
         if (
             self._hold.goes_on(len(joined), len(num_tokens))
+            and self.governor.limits.draft_len == self._limit
             and course is not None
             and self._latest is not None
             and (not joined or self._steps_in_room(scheduler, joined) >= self._hold.steps_left)
@@ -193,6 +198,7 @@ class Pilot:
 
     def _replan(self, scheduler: Any, num_tokens: Mapping[str, int]) -> Course:
         """Hand in what was learned, and ask the governor."""
+        self._limit = self.governor.limits.draft_len
         self._hand_in()
         room = self._steps_in_room(scheduler, num_tokens)
         if room < 0:
@@ -371,6 +377,7 @@ class Pilot:
                 decision_s=self.decision_s,
                 fallbacks=self.fallbacks,
                 num_rejected=self.governor.contests.num_stopped,
+                throttle=None if self.throttling is None else self.throttling.status,
             )
         )
 

@@ -20,6 +20,7 @@ from flyball.integrations.vllm.compat import (
 from flyball.integrations.vllm.contested import choose_contest
 from flyball.integrations.vllm.pilot import Pilot
 from flyball.integrations.vllm.settings import Settings, read_settings
+from flyball.integrations.vllm.throttled import Throttled, board, wants_throttle
 from flyball.integrations.vllm.traits import read_traits
 
 T = TypeVar("T")
@@ -110,6 +111,9 @@ def make_scheduler(*args: Any, vllm_config: Any, **kwargs: Any) -> Scheduler:
         mixins.append(_Governed if pilot.governing else _Observed)
     if contest is not None:
         mixins.append(contest.mixin)
+    throttles = _tried(lambda: wants_throttle(base, vllm_config, settings))
+    if throttles:
+        mixins.append(Throttled)
     if not mixins:
         return base(*args, vllm_config=vllm_config, **kwargs)
     name = "".join(cls.__name__.lstrip("_") for cls in (*mixins, base))
@@ -118,6 +122,8 @@ def make_scheduler(*args: Any, vllm_config: Any, **kwargs: Any) -> Scheduler:
         scheduler.pilot = pilot
     if contest is not None:
         contest.board(scheduler)
+    if throttles:
+        board(scheduler, vllm_config, settings.policy, pilot)
     return scheduler
 
 
@@ -135,7 +141,8 @@ def _choose_pilot(base: type, vllm_config: Any, settings: Settings) -> Pilot | N
     traits = None if problem else read_traits(vllm_config)
     if traits is None:
         reason = problem or "the engine has no speculative configuration"
-        if problem or settings.policy.rejection is None:
+        others = (settings.policy.rejection, settings.policy.throttle)  # that do without a draft
+        if problem or not any(others):
             logger.warning("flyball is off, the engine schedules by itself: %s", reason)
         return None
     reason = why_not_govern(base, SchedulerOutput, DraftTokenIds) or traits.observe_only

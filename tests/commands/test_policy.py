@@ -6,7 +6,12 @@ from typing import Any
 import pytest
 
 from flyball.controller.policy_file import load_policy
-from flyball.policies.registry import ENSEMBLE_POLICIES, LENGTH_POLICIES, REJECTION_POLICIES
+from flyball.policies.registry import (
+    ENSEMBLE_POLICIES,
+    LENGTH_POLICIES,
+    REJECTION_POLICIES,
+    THROTTLE_POLICIES,
+)
 
 GOOD = "version: 1\nlength: {policy: static, draft_len: 3}\ntrace: {dir: traces/}\n"
 
@@ -79,6 +84,7 @@ def test_list_holds_every_policy_and_setting(flyball: Callable[..., Any]) -> Non
         *(("length", name) for name in LENGTH_POLICIES),
         *(("ensemble", name) for name in ENSEMBLE_POLICIES),
         *(("rejection", name) for name in REJECTION_POLICIES),
+        *(("throttle", name) for name in THROTTLE_POLICIES),
     }
     assert [row["policy"] for row in rows if row["default"]] == ["goodput"]
     table = flyball("policy", "list").out

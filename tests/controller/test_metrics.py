@@ -7,7 +7,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 import flyball
-from flyball.controller.metrics import MODES, GovernorMetrics, Mode, Status
+from flyball.controller.metrics import MODES, GovernorMetrics, Mode, Status, ThrottleStatus
 
 DASHBOARD = Path(__file__).parents[2] / "docs" / "grafana.json"
 STATUS = Status(
@@ -22,6 +22,7 @@ STATUS = Status(
     decision_s=0.002,
     fallbacks={"decide": 3},
     num_rejected=6,
+    throttle=ThrottleStatus({"draft_len": 2.0, "attention": "sdpa"}, 9, {"meter": 2}),
 )
 
 
@@ -54,6 +55,21 @@ def test_every_field_is_shown(metrics: GovernorMetrics, registry: CollectorRegis
     assert registry.get_sample_value("flyball_fallbacks_total", kind) == 3
     policy = {"engine": "0", "policy": "goodput/1", "version": flyball.__version__}
     assert registry.get_sample_value("flyball_policy_info", policy) == 1
+
+
+def test_a_throttle_shows_its_setting_windows_and_faults(
+    metrics: GovernorMetrics, registry: CollectorRegistry
+) -> None:
+    metrics.update(STATUS)
+    metrics.update(replace(STATUS, throttle=ThrottleStatus({"draft_len": 4.0}, 11, {"meter": 3})))
+    engine = {"engine": "0"}
+    knob = engine | {"knob": "draft_len"}
+    assert registry.get_sample_value("flyball_throttle_setting", knob) == 4.0
+    name = engine | {"knob": "attention"}  # no number
+    assert registry.get_sample_value("flyball_throttle_setting", name) is None
+    assert registry.get_sample_value("flyball_throttle_windows_total", engine) == 11
+    meter = engine | {"kind": "meter"}
+    assert registry.get_sample_value("flyball_throttle_faults_total", meter) == 3
 
 
 def test_counters_follow_totals(metrics: GovernorMetrics, registry: CollectorRegistry) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import math
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -107,6 +109,21 @@ def test_cpu_seconds_stand_in_where_rapl_is_not_there(tmp_path: Path) -> None:
     before = meter.energy_j()
     sum(range(1_000_000))
     assert meter.energy_j() > before
+
+
+def test_cpu_seconds_of_a_process_that_still_runs_are_counted_once() -> None:
+    spins = "import time\nwhile time.process_time() < 0.5: pass\nprint(flush=True); input()"
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    meter = CpuSeconds()
+    before = meter.energy_j()
+    nested = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {spins!r}])"
+    with subprocess.Popen([sys.executable, "-c", nested], **pipes) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        running_s = meter.energy_j() - before
+        process.communicate(b"\n")
+    assert running_s > 0.45
+    assert meter.energy_j() - before == pytest.approx(running_s, abs=0.3)
 
 
 def test_counters_that_are_not_numbers_are_named(tmp_path: Path) -> None:

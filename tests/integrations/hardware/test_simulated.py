@@ -4,6 +4,10 @@ import numpy as np
 import pytest
 from device_texts import orin
 
+from flyball.controller.errors import HardwareError
+from flyball.controller.hardware import Actuator, Meter
+from flyball.integrations.hardware.combined import Combined
+from flyball.integrations.hardware.engine import CallbackLever, EngineActuator, count_knob
 from flyball.policies.throttle.base import Context
 
 CONTEXT = Context(60.0, 4.0, 0.6)
@@ -31,9 +35,37 @@ def test_settings_are_applied_read_and_restored():
     assert device.read() == space.named(space.default)
 
 
-def test_a_setting_outside_the_space_is_refused():
-    with pytest.raises(ValueError, match="graphics_clock_mhz"):
-        orin().apply({"graphics_clock_mhz": 1.0})
+def test_some_knobs_are_set_and_the_others_stay():
+    device = orin()
+    before = device.read()
+    device.apply({"draft_len": 4.0})
+    assert device.read() == {**before, "draft_len": 4.0}
+    device.apply({})
+    assert device.num_switches == 1
+
+
+def test_it_is_an_actuator_and_a_meter_like_others():
+    device = orin()
+    actuator: Actuator = device
+    meter: Meter = device
+    assert actuator.device == "Orin, simulated"
+    assert not actuator.dry_run
+    assert actuator.slow_knobs < {knob.name for knob in device.space.knobs}
+    assert "graphics_clock_mhz" in actuator.slow_knobs
+    assert meter.kind == "joules, simulated"
+    values: dict[str, float] = {"rows": 4.0}
+    knob = count_knob("rows", 4)
+    lever = CallbackLever(knob, lambda: values["rows"], lambda v: values.update(rows=v))
+    with Combined([device, EngineActuator("beside it", [lever])]) as both:
+        both.apply({"rows": 2.0, "draft_len": 2.0})
+        assert (device.read()["draft_len"], values["rows"]) == (2.0, 2.0)
+    assert (device.read()["draft_len"], values["rows"]) == (0.0, 4.0)
+
+
+@pytest.mark.parametrize("named", [{"graphics_clock_mhz": 1.0}, {"fan": 1.0}])
+def test_a_setting_outside_the_space_is_refused(named):
+    with pytest.raises(HardwareError, match=next(iter(named))):
+        orin().apply(named)
 
 
 def test_a_seed_gives_the_same_windows_bit_for_bit():

@@ -71,3 +71,12 @@ def test_a_step_that_has_no_room_for_less_offers_no_budget(
     scheduler = make_engine(POLICY, max_step_tokens=24).core.scheduler
     levers = scheduler_levers(scheduler, max_draft_len=8)
     assert [lever.knob.name for lever in levers] == ["max_num_active_reqs"]
+
+
+def test_an_image_that_must_fit_into_a_step_leaves_the_budget_alone(
+    make_engine: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scheduler = make_engine(POLICY, max_step_tokens=256).core.scheduler
+    monkeypatch.setattr(scheduler.scheduler_config, "disable_chunked_mm_input", True)
+    levers = scheduler_levers(scheduler, max_draft_len=8)
+    assert [lever.knob.name for lever in levers] == ["max_num_active_reqs"]
