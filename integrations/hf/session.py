@@ -67,7 +67,7 @@ class Session:
         self._head = head
         self._verification: Verification = verification
         self._tree_width = tree_width
-        self._on_round = on_round
+        self.on_round = on_round
         self._stats = GenerateStats()
         self.throttle: Throttle | None = None
         self._most_rows = 0  # that the throttle knows of
@@ -186,7 +186,7 @@ class Session:
                 self.throttle,
             ),
             self._stats,
-            self._on_round,
+            self.on_round,
             on_token,
             self._head,
         )

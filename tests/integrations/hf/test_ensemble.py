@@ -102,7 +102,7 @@ def test_lengths_and_drafts_that_follow_load_take_the_ensemble_or_a_member(
     section = {"version": 1, "ensemble": {"policy": "accept_ascent"}}
     gov = govern(target, [*drafts, "prompt_lookup"], policy=section)
     seen: set[int] = set()
-    gov._on_round = lambda stats: seen.update(stats.draft.tolist())
+    gov.session.on_round = lambda stats: seen.update(stats.draft.tolist())
     rows = random_rows(8)
     expected = [plain(target, row, max_new_tokens=80)[0] for row in rows]
     out = gov.generate_many(rows, batch_size=2, max_new_tokens=80, do_sample=False)
@@ -163,7 +163,7 @@ def test_the_others_go_on_where_a_members_context_is_full(
     gov = govern(target, [short, draft], policy=ensemble_policy(name))
     only_together(gov)
     lengths: list[int] = []
-    gov._on_round = lambda stats: lengths.extend(stats.draft_len.tolist())
+    gov.session.on_round = lambda stats: lengths.extend(stats.draft_len.tolist())
     row = random_rows(1)[0]
     settings = {"max_new_tokens": 100, "min_new_tokens": 100}
     out = gov.generate(**pad_left([row], 0), do_sample=False, **settings)

@@ -129,7 +129,7 @@ def test_lookup_and_model_on_real_text(demo: DemoModels) -> None:
     expected = [plain(demo.target, row, max_new_tokens=NEW_TOKENS) for row in rows]
     gov = govern(demo.target, [demo.draft, "prompt_lookup"])
     drafted = [0, 0]
-    gov._on_round = lambda stats: [
+    gov.session.on_round = lambda stats: [
         drafted.__setitem__(d, drafted[d] + int(k))
         for d, k in zip(stats.draft.tolist(), stats.draft_len.tolist(), strict=True)
     ]

@@ -99,7 +99,7 @@ def test_with_an_acceptance_head(pair: tuple[Any, Any]) -> None:
     torch.nn.init.constant_(head.out_bias, 1.0)
     gov = make_gov(pair, "threshold", acceptance_head=head)
     seen = set()
-    gov._on_round = lambda stats: seen.update(stats.draft_len.tolist())
+    gov.session.on_round = lambda stats: seen.update(stats.draft_len.tolist())
     warp = WARPERS["temperature"]
     counts = draw_counts(gov, pair[0], warp)
     assert len(seen) >= 4
@@ -118,7 +118,7 @@ def test_with_rows_that_come_and_go(pair: tuple[Any, Any]) -> None:
 def test_goodput_really_varies_its_lengths(pair: tuple[Any, Any]) -> None:
     seen: list[int] = []
     gov = make_gov(pair, "goodput_ragged")
-    gov._on_round = lambda stats: seen.extend(stats.draft_len.tolist())
+    gov.session.on_round = lambda stats: seen.extend(stats.draft_len.tolist())
     draw_lengths = torch.tensor([PROMPT] * 200)
     for _ in range(10):
         pair[0].generate(

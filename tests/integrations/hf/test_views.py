@@ -62,7 +62,7 @@ def test_greedy_output_is_the_targets(pair: tuple[Any, Any], num_images: list[in
     # Without an ensemble one view drafts at a time.
     plain = govern(target, all_views(draft), policy={"version": 1})
     used: set[int] = set()
-    plain._on_round = lambda stats: used.update(stats.draft[stats.draft_len > 0].tolist())
+    plain.session.on_round = lambda stats: used.update(stats.draft[stats.draft_len > 0].tolist())
     for _ in range(3):
         out = plain.generate(**inputs, max_new_tokens=40, do_sample=False)
         check(out, inputs["input_ids"].shape[1], texts)
@@ -133,7 +133,7 @@ def test_each_view_drafts_what_it_would_say_alone(pair: tuple[Any, Any], image: 
 
     take_over(gov, "weigh", watched)
     rounds: list[int] = []
-    gov._on_round = lambda stats: rounds.extend(stats.num_accepted.tolist())
+    gov.session.on_round = lambda stats: rounds.extend(stats.num_accepted.tolist())
     out = gov.generate(
         **inputs,
         draft_inputs={"captions": captions_of([2, 1])},
