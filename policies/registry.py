@@ -34,6 +34,7 @@ from flyball.policies.rejection.self_eval import SelfEval
 from flyball.policies.rejection.speculative_rejection import SpeculativeRejection
 from flyball.policies.rejection.top_fraction import TopFraction
 from flyball.policies.throttle.base import ThrottlePolicy
+from flyball.policies.throttle.constrained_bo import ConstrainedBO
 from flyball.policies.throttle.linucb import LinUCB
 from flyball.policies.throttle.lowest_feasible import LowestFeasible
 from flyball.policies.throttle.sweep import Sweep
@@ -76,6 +77,7 @@ REJECTION_POLICIES: dict[str, type[RejectionPolicy]] = {
 }
 
 THROTTLE_POLICIES: dict[str, type[ThrottlePolicy]] = {
+    "constrained_bo": ConstrainedBO,
     "linucb": LinUCB,
     "lowest_feasible": LowestFeasible,
     "sweep": Sweep,

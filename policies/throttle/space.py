@@ -88,6 +88,8 @@ class Space:
     @cached_property
     def grid(self) -> Places:
         """All settings (num_settings, knobs), the last knob's places changing fastest."""
+        if not self.knobs:
+            return np.zeros((1, 0), np.intp)
         axes = [np.arange(size) for size in self.shape]
         return np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, len(axes))
 

@@ -184,7 +184,7 @@ def test_a_dumped_policy_names_every_setting_and_loads_as_itself(
 def test_the_schema_names_every_policy_and_section() -> None:
     schema = policy_schema()
     sections = {"version", "length", "ensemble", "rejection", "throttle"}
-    sections |= {"governor", "trace", "reload"}
+    sections |= {"governor", "trace", "reload", "objective", "slo"}
     assert set(schema["properties"]) == sections
     assert set(schema["properties"]["length"]["discriminator"]["mapping"]) == set(LENGTH_POLICIES)
     for section, policies in (

@@ -57,7 +57,7 @@ def test_a_head_sees_the_states_that_propose(
     target, draft = random_models(name)
     torch.manual_seed(1)
     gov = govern(target, [draft, "prompt_lookup"], acceptance_head=Unsteady(32))
-    head: Any = gov._head
+    head: Any = gov.session._head
     lengths = set()
 
     class Watched(Drafts):
@@ -85,7 +85,7 @@ def test_a_head_of_the_callers_stays_as_it_is() -> None:
     target, draft = random_models("qwen2")
     head = AcceptanceHead(32, 1).train()
     gov = govern(target, [draft], acceptance_head=head)
-    assert head.training and gov._head is not head
+    assert head.training and gov.session._head is not head
 
 
 def test_what_does_not_fit_is_refused_in_one_line(tmp_path: Path, tiny: Any) -> None:

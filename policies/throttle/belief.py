@@ -1,0 +1,139 @@
+"""What is believed of settings under a load."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from flyball.estimators.decode_physics import Asked
+from flyball.estimators.measured import Measured
+from flyball.estimators.physical_fit import PhysicalFit
+from flyball.estimators.residual_gp import SCALE, posterior
+from flyball.policies.throttle.asked import ENDLESS, KNOWN, asked_of, coordinates, unknown_features
+from flyball.policies.throttle.base import Goal, Window
+from flyball.policies.throttle.space import Floats, Places, Space
+
+_MOST_LOAD, _USUAL_LOAD = 0.92, 0.4
+_RULED_OUT = 0.005
+_ROUGH = 5.0  # how much more physics leaves where it does not know of some knob
+
+
+class Belief:
+    """Windows, physics fitted to them, and a Gaussian process on what that leaves over.
+
+    Outputs are logarithms: first what is to be minimised (joules a token, or seconds a token),
+    then what is limited: latency and power where they are promised, and load. No window shows
+    load (of the first it is believed to be 0.4, give or take half of it), but physics infers it
+    from the others; waiting explodes as load nears 1, far from what a linearised latency foresees.
+
+    Args:
+        space: of settings.
+        goal: says which outputs matter.
+    """
+
+    def __init__(self, space: Space, goal: Goal) -> None:
+        self._space = space
+        first = "energy" if goal.maximize == "tokens_per_joule" else "pace"
+        limits = {"latency": goal.latency_slo_s, "power": goal.power_cap_w, "load": _MOST_LOAD}
+        limited = [name for name, limit in limits.items() if limit is not None]
+        self.outputs = (first, *limited)
+        self.limits = np.log([limits[name] or 1.0 for name in limited])
+        self.measured = Measured(len(space.knobs), self.outputs)
+        _, deviations = unknown_features(space, space.grid)
+        example = asked_of(space, space.grid, np.ones((space.num_settings, 3)))
+        # Hosts that gather batches and those that do not differ too much for one linear model.
+        kinds = (0.0, 1.0) if np.isfinite(example.batch_limit).any() else (0.0,)
+        self._fits = {kind: PhysicalFit(example, deviations, self.outputs) for kind in kinds}
+        rough = any(knob.kind != "category" and knob.name not in KNOWN for knob in space.knobs)
+        self._scale = np.array([SCALE[name] for name in self.outputs]) * (_ROUGH if rough else 1)
+
+    def learn(self, window: Window) -> None:
+        """Take in a window."""
+        shown = {
+            "energy": window.energy_per_token_j,
+            "latency": window.latency_s,
+            "pace": window.window_s / window.num_tokens if window.num_tokens else np.nan,
+            "power": window.power_w,
+            "load": np.nan if len(self.measured.settings) else _USUAL_LOAD,
+        }
+        values = np.array([shown[name] for name in self.outputs])
+        with np.errstate(divide="ignore", invalid="ignore"):
+            logs = np.log(np.where(values > 0.0, values, np.nan))
+        load = np.minimum(window.context.array, ENDLESS)
+        self.measured.add(window.setting, load, logs, window.num_tokens, window.tokens_per_s)
+        self.refit()
+
+    def refit(self) -> None:
+        """Fit physics to all that is kept."""
+        known = self.measured
+        if len(known.settings):
+            variance = (known.variance + self._scale**2).T
+            for kind, fit in self._fits.items():
+                asked, extra = self._known(kind)
+                fit.fit(asked, extra, known.mean.T, variance)
+
+    @property
+    def _weights(self) -> dict[float, float]:
+        """How probable each kind of host is, by how well physics fits."""
+        errors = {kind: fit.errors for kind, fit in self._fits.items()}
+        least = min(errors.values())
+        share = {kind: float(np.exp((least - error) / 2.0)) for kind, error in errors.items()}
+        return {kind: it / sum(share.values()) for kind, it in share.items()}
+
+    def _known(self, kind: float) -> tuple[Any, Floats]:
+        """What was measured, as physics takes it."""
+        known = self.measured
+        asked = self._asked(known.settings, known.loads, kind)
+        endless = known.loads[:, 0] >= ENDLESS
+        arrived = np.where(endless, ENDLESS, np.maximum(known.arrived, 1e-9))
+        asked = replace(asked, level=known.level, arrived_per_s=arrived)
+        return asked, unknown_features(self._space, known.settings)[0]
+
+    def _asked(self, settings: Places, loads: Floats, kind: float) -> Asked:
+        asked = asked_of(self._space, settings, loads)
+        return replace(asked, gathers=np.full(len(settings), kind))
+
+    def guess(self, settings: Places, load: Floats) -> Floats:
+        """Means (outputs, S) by physics alone, of the more probable kind of host; quickly."""
+        weights = self._weights
+        kind = max(weights, key=lambda kind: weights[kind])
+        asked = self._asked(settings, np.tile(load, (len(settings), 1)), kind)
+        return self._fits[kind].predict(asked, unknown_features(self._space, settings)[0])
+
+    def posteriors(self, settings: Places, load: Floats) -> list[tuple[float, Floats, Floats]]:
+        """Means and deviations (outputs, S) under a load (3,), by kind of host.
+
+        Each with how probable it is; both kinds as long as neither can be ruled out.
+        """
+        loads = np.tile(load, (len(settings), 1))
+        weights = {kind: it for kind, it in self._weights.items() if it > _RULED_OUT}
+        return [
+            (weight, *self._of_kind(kind, settings, loads)) for kind, weight in weights.items()
+        ]
+
+    def _of_kind(self, kind: float, settings: Places, loads: Floats) -> tuple[Floats, Floats]:
+        known, (asked, extra), fit = self.measured, self._known(kind), self._fits[kind]
+        prior, features = fit.linear(asked, extra)
+        new = self._asked(settings, loads, kind)
+        mean, slope = fit.linear(new, unknown_features(self._space, settings)[0])
+        off, deviation = posterior(
+            (features, coordinates(self._space, known.settings, known.loads),
+             known.mean.T - prior, known.variance.T),
+            (slope, coordinates(self._space, settings, loads)),
+            self._scale,
+        )  # fmt: skip
+        return mean + off, deviation
+
+    def state_dict(self) -> dict[str, NDArray[Any]]:
+        """Windows, and where the fit is."""
+        fits = [[*fit.z, fit.errors] for fit in self._fits.values()]
+        return {**self.measured.state_dict(), "fits": np.array(fits)}
+
+    def load_state_dict(self, state: dict[str, NDArray[Any]]) -> None:
+        """Go on from there."""
+        self.measured.load_state_dict(state)
+        for fit, row in zip(self._fits.values(), state["fits"], strict=True):
+            fit.z, fit.errors = row[:-1].copy(), float(row[-1])

@@ -1,0 +1,78 @@
+"""Physics keeps its own laws, and its constants are found again."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from flyball.estimators.decode_physics import NAMES, OUTPUTS, PRIOR, TAIL, Asked, predict, slopes
+from flyball.estimators.physical_fit import PhysicalFit
+
+MEAN = np.array([mean for mean, _ in PRIOR.values()])
+DEVIATION = np.array([deviation for _, deviation in PRIOR.values()])
+
+
+def some(num: int, seed: int = 0, **changed: float) -> Asked:
+    rng = np.random.default_rng(seed)
+    one = np.ones(num)
+    found = Asked(
+        core=rng.uniform(0.3, 1.0, num),
+        memory=rng.uniform(0.3, 1.0, num),
+        cpu=rng.uniform(0.3, 1.0, num),
+        has_cpu=one,
+        power_limit_w=np.inf * one,
+        batch_limit=16.0 * one,
+        draft_len=rng.integers(0, 5, num).astype(np.float64),
+        tokens_per_s=20.0 * one,
+        arrived_per_s=20.0 * one,
+        in_flight=4.0 * one,
+        acceptance=0.7 * one,
+        level=TAIL * one,
+        gathers=0.0 * one,
+    )
+    return replace(found, **{name: value * one for name, value in changed.items()})
+
+
+@pytest.mark.parametrize("gathers", [0.0, 1.0])
+def test_latency_rises_as_any_clock_falls_and_at_most_inversely(gathers: float) -> None:
+    asked = some(200, gathers=gathers, tokens_per_s=1.0)
+    row = OUTPUTS.index("latency")
+    at = predict(MEAN, asked, OUTPUTS)[row]
+    slower = replace(asked, core=0.8 * asked.core, memory=0.8 * asked.memory, cpu=0.8 * asked.cpu)
+    rise = predict(MEAN, slower, OUTPUTS)[row] - at
+    assert (rise > 0.0).all()
+    assert (rise <= np.log(1.0 / 0.8) + 0.02).all()  # queues add a little
+
+
+def test_energy_of_a_busy_machine_is_u_shaped_in_the_clock() -> None:
+    asked = some(60, draft_len=0.0, memory=1.0, cpu=1.0, arrived_per_s=1e6)
+    asked = replace(asked, core=np.linspace(0.1, 1.0, 60))
+    least = int(predict(MEAN, asked, ("energy",))[0].argmin())
+    assert 0 < least < 59
+
+
+@pytest.mark.parametrize("limit", [np.inf, 60.0])
+def test_slopes_are_those_of_predictions(limit: float) -> None:
+    asked = some(30, power_limit_w=limit)
+    chosen = np.arange(len(NAMES))
+    at, found = slopes(MEAN, asked, chosen, OUTPUTS)
+    np.testing.assert_allclose(at, predict(MEAN, asked, OUTPUTS), atol=1e-9)
+    if np.isinf(limit):  # the limited clock itself is found by bisection, to a hundredth
+        for k in range(0, len(NAMES), 5):
+            moved = MEAN + 1e-3 * (np.arange(len(NAMES)) == k)
+            expected = (predict(moved, asked, OUTPUTS) - at) / 1e-3
+            np.testing.assert_allclose(found[:, :, k], expected, atol=0.02)
+
+
+def test_a_fit_predicts_what_it_has_not_seen() -> None:
+    rng = np.random.default_rng(1)
+    truth = MEAN + 0.7 * DEVIATION * rng.standard_normal(len(MEAN))
+    outputs = ("energy", "latency")
+    known, new = some(25, 1, tokens_per_s=1.0), some(200, 2, tokens_per_s=1.0)
+    fit = PhysicalFit(known, np.zeros(0), outputs)
+    shown = predict(truth, known, outputs) + 0.005 * rng.standard_normal((2, 25))
+    fit.fit(known, np.zeros((25, 0)), shown, np.full((2, 25), 0.005**2))
+    off = fit.predict(new, np.zeros((200, 0))) - predict(truth, new, outputs)
+    assert np.abs(off).mean() < 0.02
