@@ -9,8 +9,11 @@ Half precision is computed in single precision.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import torch
+
+from flyball.kernels.dispatch import implementation
 
 _LEAST = 1e-10  # a probability of 0 costs this much: 23 nats, so that divergences stay finite
 _NUM_CANDIDATES = 8  # tokens a member
@@ -46,6 +49,53 @@ def mix(probs: torch.Tensor, shares: torch.Tensor) -> torch.Tensor:
     """
     probs = _single(probs)
     return (shares.to(probs)[:, None] @ probs).squeeze(1)
+
+
+@dataclass(frozen=True, slots=True)
+class Drawn:
+    """A token drawn from a mixture.
+
+    Attributes:
+        token: (rows,) drawn, or the mixture's argmax; -1 where a member that has a share has a NaN
+            or no finite logit.
+        prob: (rows,) the mixture's at the token; NaN there.
+        log_sum_exp: (rows, m) of the members' logits by the temperature: their distributions are
+            exp(logits / temperature - log_sum_exp). NaN without a share.
+    """
+
+    token: torch.Tensor
+    prob: torch.Tensor
+    log_sum_exp: torch.Tensor
+
+
+def mix_draw(
+    logits: torch.Tensor,
+    shares: torch.Tensor,
+    seeds: torch.Tensor,
+    places: torch.Tensor,
+    *,
+    temperature: float = 1.0,
+    greedy: bool = False,
+) -> Drawn:
+    """Draw a token from sum_j w_j softmax(logits_j / temperature).
+
+    The token is argmax_v(log mixture(v) + g[seed, place, v]) with the noise of
+    `philox.token_noise`: the draw that a target with the same seed makes of its own distribution,
+    which it therefore often meets.
+
+    Args:
+        logits: (rows, m, vocab) of the members, -inf where a token is masked.
+        shares: (rows, m) weights of sum 1, 0 for absent members, whose logits are never looked at;
+            see `share`.
+        seeds: (rows,) int64.
+        places: (rows,) int64, of the token in its text.
+        temperature: positive.
+        greedy: whether to take the mixture's argmax.
+    """
+    found: Drawn = implementation("mix", logits).mix_draw(
+        logits, shares, seeds, places, temperature=temperature, greedy=greedy
+    )
+    return found
 
 
 def overlap(

@@ -53,6 +53,34 @@ def gumbel(words: torch.Tensor) -> torch.Tensor:
     return noise.float()
 
 
+def uniforms(
+    seeds: torch.Tensor, places: torch.Tensor, candidates: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Two uniforms for each candidate token at a place: to test it, and to draw what follows.
+
+    The counter holds the candidate's number, 0 in a chain, the place, 0 and 1: the last word keeps
+    it apart from the counters of `token_noise`. Each uniform takes 26 bits of two words,
+
+        u = (2^26 (w >> 6) + (w' >> 6) + 1/2) 2^-52,
+
+    exact in float64, and neither 0 nor 1: a token of probability 2^-32 is drawn as often as it
+    should be, and a draft that is the target is never rejected.
+
+    Args:
+        seeds: 64 bits each, in int64.
+        places: in the text, in [0, 2^32).
+        candidates: numbers of candidates. Shapes of all three go together.
+
+    Returns:
+        To test and to draw, in float64, in (0, 1).
+    """
+    zero = torch.zeros_like(places)
+    key = (seeds & _WORD, (seeds >> 32) & _WORD)
+    words = philox((candidates, places, zero, zero + 1), key)
+    w = [(word >> 6).double() for word in words]
+    return (w[0] * 2**26 + w[1] + 0.5) * 2.0**-52, (w[2] * 2**26 + w[3] + 0.5) * 2.0**-52
+
+
 def token_noise(seeds: torch.Tensor, index: torch.Tensor, vocab: int) -> torch.Tensor:
     """Gumbel noise g[s, t, v] for every token v at places t of texts with seeds s.
 

@@ -14,8 +14,9 @@ from typing import Generic
 import numpy as np
 import torch
 
+from flyball.kernels.dispatch import implementation
 from flyball.kernels.tree_block import Counts, Longs, TreeBlock
-from flyball.kernels.verify import leading_true, verify_greedy
+from flyball.kernels.verify import verify_greedy
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,13 +98,32 @@ def verify_tree_greedy(
     return TreeVerdict(num_accepted, choice, path, target_tokens[rows, column])
 
 
-def verify_tree_sampled(
-    target_probs: torch.Tensor,
-    draft_probs: torch.Tensor,
+@dataclass(frozen=True, slots=True)
+class VerifiedTree(TreeVerdict[torch.Tensor]):
+    """What the target made of a sampled tree.
+
+    Attributes:
+        target_prob: (requests, K + 1) p of the accepted tokens and of the one that follows, NaN
+            behind.
+        bad: (requests,) a distribution that the verdict rests on is none, see `verify.Verified`;
+            nothing is accepted, and `next_token` is -1.
+    """
+
+    target_prob: torch.Tensor
+    bad: torch.Tensor
+
+
+def verify_tree(
+    target_logits: torch.Tensor,
+    draft: torch.Tensor | None,
     candidates: torch.Tensor,
     draft_len: torch.Tensor,
-    uniforms: torch.Tensor,
-) -> TreeVerdict[torch.Tensor]:
+    seeds: torch.Tensor,
+    places: torch.Tensor,
+    *,
+    temperature: float = 1.0,
+    certain: torch.Tensor | None = None,
+) -> VerifiedTree:
     """Test the candidates of a depth in turn, each against what the ones before it left over.
 
     With p_1 = p and q_1 = q, candidate x_i is accepted with probability min(1, p_i(x_i) /
@@ -113,7 +133,7 @@ def verify_tree_sampled(
 
     When all are rejected the next token comes from the last p_i. The spine's token is x_1: below
     it the next depth is tested. A sibling is a leaf: the token that follows it comes from p after
-    it.
+    it. Trees of width 1 get the verdicts of `verify`.
 
     Why emitted tokens are distributed as p: given the candidates that were rejected, x_i is drawn
     from q_i, so that accepting it or else going on with law p_{i+1} gives law p_i (Leviathan et
@@ -123,76 +143,30 @@ def verify_tree_sampled(
     al. 2024, arXiv 2402.14160).
 
     Args:
-        target_probs: (requests, 1 + K * width, vocab) p after each column of the `TreeBlock`.
-        draft_probs: (requests, K, vocab) q at each depth.
+        target_logits: (requests, 1 + K * width, vocab) processed scores after each column of the
+            `TreeBlock`, -inf where a token is masked.
+        draft: (requests, D, vocab) q at the first D of the K depths; the rest must be certain.
+            None where all are.
         candidates: (requests, K, width) the spine's token drawn from q, then `draw_siblings`; -1
             from the first missing one on. Which are missing may depend on q alone.
-        draft_len: (requests,) depths that count, at most K.
-        uniforms: (requests, K, width) draws from [0, 1).
+        draft_len: (requests,) int64, depths that count, at most K.
+        seeds: (requests,) int64, as in `verify.verify`.
+        places: (requests,) int64, of the first depth in the text.
+        temperature: positive; p = softmax(target_logits / temperature).
+        certain: (requests,) bool, rows whose spine was not drawn, and has no siblings: q is a
+            point mass at each token.
     """
-    _, most, width = candidates.shape
-    index = candidates[..., :1].clamp(min=0)
-    p_drawn = target_probs[:, :most].gather(2, index).squeeze(2)
-    q_drawn = draft_probs.gather(2, index).squeeze(2)
-    num_spine = leading_true(uniforms[..., 0] * q_drawn < p_drawn, draft_len)
-
-    rows = torch.arange(len(num_spine), device=num_spine.device)
-    law = target_probs[rows, num_spine]  # of the token after the spine's accepted ones
-    choice = torch.zeros_like(num_spine)
-    if most:
-        # Siblings count at one depth only, so that the vocabulary is gone through `width` times.
-        at = num_spine.clamp(max=most - 1)
-        choice, law = _try_siblings(
-            law, draft_probs[rows, at], candidates[rows, at], num_spine < draft_len,
-            uniforms[rows, at],
-        )  # fmt: skip
-    taken = choice > 0
-    num_accepted = num_spine + taken
-    column = TreeBlock(most, width).column(num_accepted, choice)
-    depths = torch.arange(most + 1, device=column.device)
-    path = torch.where(depths == num_accepted[:, None], column[:, None], depths)
-    law = torch.where(taken[:, None], target_probs[rows, column], law)
-    return TreeVerdict(num_accepted, choice, path, torch.multinomial(law, 1).squeeze(1))
-
-
-def _try_siblings(
-    p: torch.Tensor,
-    q: torch.Tensor,
-    candidates: torch.Tensor,
-    missed: torch.Tensor,
-    uniforms: torch.Tensor,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """The sibling taken (requests,), 0 for none, and the last p_i (requests, vocab).
-
-    `p` and `q` (requests, vocab), `candidates` and `uniforms` (requests, width) are those of the
-    first depth whose spine token is not accepted; `missed` (requests,) says where that is because
-    it was rejected rather than not proposed.
-    """
-    choice = torch.zeros_like(candidates[:, 0])
-    p = torch.where(missed[:, None], _residual(p, q), p)
-    for place in range(1, candidates.shape[1]):
-        q = _without(q, candidates[:, place - 1].clamp(min=0))
-        index = candidates[:, place, None].clamp(min=0)
-        tested = missed & (candidates[:, place] >= 0)
-        passed = uniforms[:, place] * q.gather(1, index)[:, 0] < p.gather(1, index)[:, 0]
-        choice = torch.where(tested & passed, place, choice)
-        missed = tested & ~passed
-        p = torch.where(missed[:, None], _residual(p, q), p)
-    return choice, p
-
-
-def _residual(p: torch.Tensor, q: torch.Tensor) -> torch.Tensor:
-    """norm(max(p - q, 0)); where p == q up to rounding leaves none, p, as it is in the limit."""
-    rest = (p - q).clamp(min=0)
-    total = rest.sum(dim=1, keepdim=True)
-    return torch.where(total > 0, rest / total, p)
-
-
-def _without(q: torch.Tensor, token: torch.Tensor) -> torch.Tensor:
-    """norm(q without token (requests,)); zero where nothing is left."""
-    rest = q.scatter(1, token[:, None], 0.0)
-    total = rest.sum(dim=1, keepdim=True)
-    return rest / torch.where(total > 0, total, 1.0)
+    found: VerifiedTree = implementation("tree", target_logits).verify_tree(
+        target_logits,
+        draft,
+        candidates,
+        draft_len,
+        seeds,
+        places,
+        temperature=temperature,
+        certain=certain,
+    )
+    return found
 
 
 def _largest(weights: torch.Tensor, spine: torch.Tensor, width: int) -> torch.Tensor:

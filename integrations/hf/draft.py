@@ -311,7 +311,8 @@ class ModelDraft:
     def _signs_of_read(self, scores: torch.Tensor) -> NDArray[np.float64]:
         """What shadows are told (signs, rows, width) of text with these scores."""
         states = self._state if self._head is None else self.cached.hidden[:, :-1]
-        return HostCopy(self._signs(confidence(scores), states)).get().astype(np.float64)
+        sure = confidence(scores, entropy=self.wants_entropy, margin=False)
+        return HostCopy(self._signs(sure, states)).get().astype(np.float64)
 
     def start(self, slots: Ints, rows: Bools, lanes: slice, every: float = np.inf) -> torch.Tensor:
         """Begin to draft for some rows (rows,).
@@ -352,15 +353,18 @@ class ModelDraft:
         self._fed[:, lanes] += going_on[:, None]
         return _by_lane(logits[:, 0], ahead.shape)
 
+    @property
+    def wants_entropy(self) -> bool:
+        """Whether the governor wants to know it."""
+        return self._governor.wants_entropy
+
     def signs(self, sure: Confidence) -> torch.Tensor:
         """What the governor is told (signs, rows) of the next tokens: confidence, entropy."""
         return self._signs(sure, self._state)
 
     def _signs(self, sure: Confidence, states: torch.Tensor) -> torch.Tensor:
         likely = sure.largest if self._head is None else self._head(states)
-        if self._governor.wants_entropy:
-            return torch.stack([likely, sure.entropy()])
-        return likely[None]
+        return likely[None] if sure.entropy is None else torch.stack([likely, sure.entropy])
 
     def settle(self, num_accepted: Longs) -> None:
         """Keep what the cache holds of the accepted tokens (rows,)."""

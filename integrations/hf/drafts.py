@@ -207,16 +207,19 @@ class Drafts:
         signs: list[HostCopy] = []  # (1 or 2, rows) confidence, and entropy where wanted
         # A sibling's place in line depends on what the processors make of the text before it.
         width = self._tree_width if self._processors.prefix_free else 1
+        wants_probs = self._do_sample or width > 1
         rows, drawn = np.arange(len(draft_len)), draft_len > 0
         source.start(slots, drawn)
         for position in range(1, int(draft_len.max()) + 1):
             if self._governor.wants_confidence:
-                sure = source.sure(position - 1)
+                if wants_probs:
+                    sure, q = source.sure_probs(position - 1)
+                else:
+                    sure = source.sure(position - 1)
                 token = sure.token
                 signs.append(HostCopy(source.signs(sure)))
                 draft_len = self._stop(step_id, draft_len, signs)
-                q = sure.probs
-            elif self._do_sample or width > 1:
+            elif wants_probs:
                 q = source.probs(position - 1)
                 token = q.argmax(dim=-1)
             else:

@@ -85,9 +85,10 @@ def scores_of(processors: LogitsProcessorList) -> Scores:
 
 def read_block(scores: torch.Tensor, tokens: torch.Tensor) -> Reading:
     """What scores (rows, width, vocab) say of tokens (rows, width)."""
-    sure = confidence(scores)
+    sure = confidence(scores, margin=False)
+    assert sure.entropy is not None and sure.log_sum_exp is not None
     own = scores.gather(-1, tokens[..., None]).squeeze(-1)
-    return Reading(sure.token, sure.largest, sure.entropy(), own - scores.logsumexp(dim=-1))
+    return Reading(sure.token, sure.largest, sure.entropy, own - sure.log_sum_exp)
 
 
 def rows_at_a_time(vocab_size: int, batch_size: int) -> int:

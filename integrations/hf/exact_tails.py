@@ -50,10 +50,11 @@ def tails(
         unsure: list[torch.Tensor] = []
         for step in range(num_steps):
             after = scores(cached.forward(block, length[chunk] + step))
-            found = confidence(after)
+            found = confidence(after, margin=False)
+            assert found.entropy is not None
             block = found.token
             sure.append(found.largest)
-            unsure.append(found.entropy())
+            unsure.append(found.entropy)
         if num_steps:
             largest[chunk] = torch.cat(sure, dim=1).cpu().numpy()
             spread[chunk] = torch.cat(unsure, dim=1).cpu().numpy()

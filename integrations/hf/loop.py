@@ -285,8 +285,9 @@ class Decoding:
         texts = self._texts
         emitted, probs, entropy = verdict.emitted, verdict.probs, None
         if self._watch is not None and self._watch.wants_entropy:
-            sure = confidence(verdict.along_path(verdict.scores))
-            entropy = HostCopy(sure.entropy()).get()
+            sure = confidence(verdict.along_path(verdict.scores), margin=False)
+            assert sure.entropy is not None
+            entropy = HostCopy(sure.entropy).get()
         if len(rows) < texts.num_rows:
             emitted = np.zeros((texts.num_rows, emitted.shape[1]), np.int64)
             emitted[rows] = verdict.emitted

@@ -13,7 +13,7 @@ from flyball.integrations.hf.draft import ModelDraft
 from flyball.integrations.hf.processors import RowProcessors
 from flyball.integrations.hf.proposal import MemberProbs
 from flyball.integrations.hf.text import Texts
-from flyball.kernels.confidence import Confidence, confidence
+from flyball.kernels.confidence import Confidence, confidence, confidence_of
 from flyball.kernels.mix import mix, share
 
 Ints = NDArray[np.int32]
@@ -68,8 +68,13 @@ class Solo:
         return self._processors(self._texts, rows, position, self._logits)[:, 0]
 
     def sure(self, position: int) -> Confidence:
-        """The distribution of the token at `position`, with its largest probability."""
-        return confidence(self.scores(position))
+        """What is sure of the token at `position`."""
+        return confidence(self.scores(position), entropy=self._model.wants_entropy, margin=False)
+
+    def sure_probs(self, position: int) -> tuple[Confidence, torch.Tensor]:
+        """The same, and the distribution (rows, vocab)."""
+        probs = self.probs(position)
+        return confidence_of(probs, entropy=self._model.wants_entropy, margin=False), probs
 
     def best(self, position: int) -> torch.Tensor:
         """The most likely token (rows,) at `position`."""
@@ -193,10 +198,13 @@ class Mixed:
         return torch.cat(lanes, dim=1)
 
     def sure(self, position: int) -> Confidence:
-        """The mixture at `position`, with its largest probability."""
+        """What is sure of the token at `position`."""
+        return self.sure_probs(position)[0]
+
+    def sure_probs(self, position: int) -> tuple[Confidence, torch.Tensor]:
+        """The same, and the mixture (rows, vocab)."""
         probs = self.probs(position)
-        largest, token = probs.max(dim=-1)
-        return Confidence(probs, largest, token)
+        return confidence_of(probs, entropy=self._wants_entropy, margin=False), probs
 
     def best(self, position: int) -> torch.Tensor:
         """The mixture's most likely token (rows,) at `position`."""
@@ -204,6 +212,5 @@ class Mixed:
 
     def signs(self, sure: Confidence) -> torch.Tensor:
         """What the governor is told (signs, rows) of a distribution."""
-        if self._wants_entropy:
-            return torch.stack([sure.largest, sure.entropy()])
-        return sure.largest[None]
+        likely = sure.largest
+        return likely[None] if sure.entropy is None else torch.stack([likely, sure.entropy])

@@ -8,13 +8,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from flyball.controller.errors import HostError
 from flyball.integrations.hf.device import HostCopy, upload
 from flyball.integrations.hf.processors import RowProcessors
 from flyball.integrations.hf.proposal import Proposal
 from flyball.integrations.hf.seeds import SeededDraws
 from flyball.integrations.hf.text import Texts
-from flyball.kernels.tree import verify_tree_greedy, verify_tree_sampled
-from flyball.kernels.verify import Verification, verify_block, verify_greedy, verify_sampled
+from flyball.kernels.tree import verify_tree, verify_tree_greedy
+from flyball.kernels.verify import Verification, verify, verify_greedy
 
 Longs = NDArray[np.int64]
 
@@ -92,14 +93,14 @@ class Judge:
         # Where there are siblings, processors look at scores alone: any prefix will do.
         scores = self._processors(self._texts, rows, 0, logits, present)
         if proposal.siblings is not None:
-            return self._tree(scores, proposal)
+            return self._tree(rows, scores, proposal)
         if self.draws is not None:
             drawn = self.draws(rows, 0, scores)
             probs = scores.softmax(dim=-1).gather(2, drawn[..., None]).squeeze(2)
             return self._compared(scores, proposal, drawn, HostCopy(probs))
         if not self._do_sample:
             return self._compared(scores, proposal, scores.argmax(dim=-1))
-        return self._sampled(scores, proposal)
+        return self._sampled(rows, scores, proposal)
 
     def _compared(
         self,
@@ -116,24 +117,37 @@ class Judge:
             accepted = verify_greedy(emitted, drafted.get(), accepted)
         return Verdict(accepted, accepted, emitted, scores, None if probs is None else probs.get())
 
-    def _sampled(self, scores: torch.Tensor, proposal: Proposal) -> Verdict:
+    def _sampled(self, rows: Longs, scores: torch.Tensor, proposal: Proposal) -> Verdict:
         tokens = proposal.tokens
-        p = scores.softmax(dim=-1)
-        verify = verify_block if self._verification == "block" else verify_sampled
-        accepted_, following = verify(
-            p,
-            _distributions(proposal, p.shape[2]),
+        found = verify(
+            scores,
+            proposal.probs,
             tokens,
-            upload(proposal.draft_len, tokens.device),
-            torch.rand(tokens.shape, device=tokens.device),
+            *self._per_row(rows, proposal, scores.device),
+            method=self._verification,
+            certain=_certain(proposal, scores.device),
         )
-        emitted_ = torch.cat([tokens, following[:, None]], dim=1)
-        emitted_.scatter_(1, accepted_[:, None], following[:, None])
-        host_probs = HostCopy(p.gather(2, emitted_[..., None]).squeeze(2))
-        host = HostCopy(torch.cat([accepted_[:, None], emitted_], dim=1)).get()
-        return Verdict(host[:, 0], host[:, 0], host[:, 1:], scores, host_probs.get())
+        following = found.next_token[:, None]
+        emitted_ = torch.cat([tokens, following], dim=1)
+        emitted_.scatter_(1, found.num_accepted[:, None], following)
+        host_probs = HostCopy(found.target_prob)
+        host = HostCopy(torch.cat([found.num_accepted[:, None], following, emitted_], dim=1)).get()
+        _check(rows, host[:, 1])
+        return Verdict(host[:, 0], host[:, 0], host[:, 2:], scores, host_probs.get())
 
-    def _tree(self, scores: torch.Tensor, proposal: Proposal) -> Verdict:
+    def _per_row(
+        self, rows: Longs, proposal: Proposal, device: torch.device
+    ) -> tuple[torch.Tensor, ...]:
+        """Lengths, seeds and places (r,); seeds are drawn anew for every draft.
+
+        By seeds of the text a draft's verdict would be known from the draws of an earlier round,
+        which the present draft's length may depend on.
+        """
+        seeds = torch.empty(len(rows), dtype=torch.long).random_()
+        per_row = np.stack([proposal.draft_len, seeds.numpy(), self._texts.num_own[rows]])
+        return upload(per_row, device).unbind()
+
+    def _tree(self, rows: Longs, scores: torch.Tensor, proposal: Proposal) -> Verdict:
         candidates = proposal.candidates
         if not self._do_sample:
             best, drafted = HostCopy(scores.argmax(dim=-1)), HostCopy(candidates)
@@ -141,46 +155,44 @@ class Judge:
             emitted = np.take_along_axis(best.get(), found.path, axis=1)
             num_chain = found.num_accepted - (found.choice > 0)
             return Verdict(found.num_accepted, num_chain, emitted, scores, None, found.path)
-        p = scores.softmax(dim=-1)
-        tree = verify_tree_sampled(
-            p,
-            _distributions(proposal, p.shape[2]),
+        tree = verify_tree(
+            scores,
+            proposal.probs,
             candidates,
-            upload(proposal.draft_len, candidates.device),
-            torch.rand(candidates.shape, device=candidates.device),
+            *self._per_row(rows, proposal, scores.device),
+            certain=_certain(proposal, scores.device),
         )
+        following = tree.next_token[:, None]
         fed = proposal.block.tokens(torch.zeros_like(tree.next_token), candidates)
         emitted_ = fed.gather(1, tree.path).roll(-1, dims=1)
-        emitted_.scatter_(1, tree.num_accepted[:, None], tree.next_token[:, None])
-        along = p[torch.arange(len(p), device=p.device)[:, None], tree.path]
-        host_probs = HostCopy(along.gather(2, emitted_[..., None]).squeeze(2))
-        counts = torch.stack([tree.num_accepted, tree.choice], dim=1)
+        emitted_.scatter_(1, tree.num_accepted[:, None], following)
+        host_probs = HostCopy(tree.target_prob)
+        counts = torch.stack([tree.num_accepted, tree.choice, tree.next_token], dim=1)
         host = HostCopy(torch.cat([counts, tree.path, emitted_], dim=1)).get()
         width, accepted = tree.path.shape[1], host[:, 0]
+        _check(rows, host[:, 2])
         return Verdict(
             accepted,
             accepted - (host[:, 1] > 0),
-            host[:, 2 + width :],
+            host[:, 3 + width :],
             scores,
             host_probs.get(),
-            host[:, 2 : 2 + width],
+            host[:, 3 : 3 + width],
         )
 
 
-def _distributions(proposal: Proposal, vocab: int) -> torch.Tensor:
-    """Q (rows, K, vocab) that each drafted token was drawn from."""
-    tokens = proposal.tokens
-    if proposal.probs is None or proposal.drawn is None:
-        return _certain(tokens, vocab)
-    missing = tokens.shape[1] - proposal.probs.shape[1]
-    if missing == 0 and proposal.drawn.all():
-        return proposal.probs
-    drawn = upload(proposal.drawn, tokens.device)[:, None, None]
-    probs = torch.nn.functional.pad(proposal.probs, (0, 0, 0, missing))
-    return torch.where(drawn, probs, _certain(tokens, vocab).to(probs.dtype))
+def _certain(proposal: Proposal, device: torch.device) -> torch.Tensor | None:
+    """Rows (rows,) whose tokens were looked up; None where a model drafted for all or none."""
+    if proposal.probs is None or proposal.drawn is None or proposal.drawn.all():
+        return None
+    return upload(~proposal.drawn, device)
 
 
-def _certain(tokens: torch.Tensor, vocab: int) -> torch.Tensor:
-    """Point masses (rows, K, vocab)."""
-    zeros = torch.zeros(*tokens.shape, vocab, device=tokens.device)
-    return zeros.scatter_(2, tokens[..., None], 1.0)
+def _check(rows: Longs, following: Longs) -> None:
+    """Refuse scores that nothing was drawn from."""
+    if (following < 0).any():
+        raise HostError(
+            "expected a finite score in every row and no NaN, but row "
+            f"{int(rows[following < 0][0])} of the batch has none to draw from; look for a logits "
+            "processor that masks everything, or compute in a wider dtype"
+        )
