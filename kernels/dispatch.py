@@ -14,8 +14,11 @@ _OWN_ON_CPU = frozenset({"verify"})
 
 
 def on_gpu(tensor: torch.Tensor) -> bool:
-    """Whether a Triton kernel computes on this tensor: it lies on a GPU, and Triton is there."""
-    return tensor.is_cuda and _has_triton()
+    """Whether a Triton kernel computes on this tensor: it lies on a GPU, and Triton is there.
+
+    The kernels compute in single precision, which would be less than a float64 tensor asks for.
+    """
+    return tensor.is_cuda and tensor.dtype != torch.float64 and _has_triton()
 
 
 def implementation(name: str, tensor: torch.Tensor) -> ModuleType:
