@@ -13,6 +13,8 @@ test: setup vllm
 	$(BIN)/lint-imports
 	@# Tensors are tiny: a second thread costs a sixth, a second process saves half.
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+	@# Triton's kernels without a GPU: the interpreter takes over the process, so they have their own.
+	TRITON_INTERPRET=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile tests/gpu_kernels
 
 setup: .venv/installed
 

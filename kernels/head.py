@@ -19,6 +19,9 @@ from pathlib import Path
 import torch
 from torch.nn import functional
 
+from flyball.kernels.dispatch import on_gpu
+
+_FEW_ROWS = 64  # beyond, cuBLAS shares the weights that it reads among more rows
 _FORMAT = "flyball acceptance head, version 1"
 _SHAPES = {"weight": "dhh", "bias": "dh", "out_weight": "h", "out_bias": ""}
 
@@ -42,6 +45,11 @@ def acceptance_logit(
     Returns:
         (...,) logits.
     """
+    in_training = torch.is_grad_enabled() and (hidden.requires_grad or weight.requires_grad)
+    if on_gpu(hidden) and not in_training and hidden[..., 0].numel() <= _FEW_ROWS:
+        from flyball.kernels.gpu import head
+
+        return head.acceptance_logit(hidden, weight, bias, out_weight, out_bias)
     x = hidden
     for block_weight, block_bias in zip(weight.unbind(), bias.unbind(), strict=True):
         x = x + functional.silu(functional.linear(x, block_weight, block_bias))

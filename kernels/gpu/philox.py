@@ -58,8 +58,16 @@ def _uniform(first, second):
 
 
 @triton.jit
-def token_race(start, place, seed, block: tl.constexpr):
-    """exp(g) for the noise g of `philox.token_noise` at `block` tokens from `start` on.
+def token_words(start, place, seed, block: tl.constexpr):
+    """The words of `block` tokens from `start` on, both multiples of 4; see `token_race`."""
+    fours = (start // 4 + tl.arange(0, block // 4)).to(tl.uint32)
+    w0, w1, w2, w3 = philox(fours, place, 0, seed)
+    return tl.reshape(tl.join(tl.join(w0, w2), tl.join(w1, w3)), [block])
+
+
+@triton.jit
+def token_race(words):
+    """exp(g) for the noise g of `philox.token_noise`, from `token_words`.
 
     With u = (w + 1/2) 2^-32, exp(g) = -1 / log(u): argmax p exp(g) is argmax (log p + g). In
     float32 u near 1 rounds away what decides the race; with y = fl(u) and v = fl(1 - u)
@@ -67,17 +75,18 @@ def token_race(start, place, seed, block: tl.constexpr):
         -log(u) = -log(y) v / (1 - y)
 
     to a few roundings (Kahan's log1p), and v itself where y = 1.
-
-    Args:
-        start: of the block, a multiple of 4.
-        place: int64, in the text.
-        seed: int64.
-        block: tokens, a multiple of 4.
     """
-    fours = (start // 4 + tl.arange(0, block // 4)).to(tl.uint32)
-    w0, w1, w2, w3 = philox(fours, place, 0, seed)
-    words = tl.reshape(tl.join(tl.join(w0, w2), tl.join(w1, w3)), [block])
     y = (words.to(tl.float32) + 0.5) * _CELL
     v = ((~words).to(tl.float32) + 0.5) * _CELL
     near = y == 1.0
     return tl.where(near, 1.0, 1.0 - y) / (v * tl.where(near, 1.0, -tl.log(y)))
+
+
+@triton.jit
+def token_race_bound(words):
+    """1 / v - 1/2 with v = 1 - u: from 0 to 1/2 more than `token_race`, at a third of its cost.
+
+    -1 / log(1 - v) = 1 / v - 1/2 - v / 12 - ..., all of whose terms are negative.
+    """
+    root = tl.rsqrt(((~words).to(tl.float32) + 0.5) * _CELL)
+    return root * root - 0.5
