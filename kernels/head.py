@@ -45,11 +45,22 @@ def acceptance_logit(
     Returns:
         (...,) logits.
     """
-    in_training = torch.is_grad_enabled() and (hidden.requires_grad or weight.requires_grad)
-    if on_gpu(hidden) and not in_training and hidden[..., 0].numel() <= _FEW_ROWS:
+    trained = torch.is_grad_enabled() and (hidden.requires_grad or out_weight.requires_grad)
+    if on_gpu(hidden) and not trained and hidden[..., 0].numel() <= _FEW_ROWS:
         from flyball.kernels.gpu import head
 
         return head.acceptance_logit(hidden, weight, bias, out_weight, out_bias)
+    return plain_logit(hidden, weight, bias, out_weight, out_bias)
+
+
+def plain_logit(
+    hidden: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor,
+    out_weight: torch.Tensor,
+    out_bias: torch.Tensor,
+) -> torch.Tensor:
+    """`acceptance_logit` in plain torch: for any number of rows, and for training."""
     x = hidden
     for block_weight, block_bias in zip(weight.unbind(), bias.unbind(), strict=True):
         x = x + functional.silu(functional.linear(x, block_weight, block_bias))
