@@ -1,9 +1,9 @@
 """Chain verification in one read of the target's rows, and of one row of the draft's.
 
-1. `_mass_kernel`, every block of the rows 0..draft_len: m_b and s_b of `rows`. Where the draft is
+1. `mass_kernel`, every block of the rows 0..draft_len: m_b and s_b of `rows`. Where the draft is
    certain of x the block leaves x out: s_b then are the masses of the residual, and p(x) is added
    to Z, so that 1 - p(x) is never a difference of nearly equal numbers.
-2. `_weigh_kernel`, a request: Z of each row, p(x) and q(x) of the drafted tokens, and
+2. `weigh_kernel`, a request: Z of each row, p(x) and q(x) of the drafted tokens, and
 
    standard:  num_accepted, the first column with u q(x) >= p(x);
    block:     P_i = min(P_{i-1} p(x_i) / q(x_i), 1), one after the other in registers.
@@ -41,10 +41,11 @@ from flyball.kernels.verify import Verification, Verified
 
 
 @triton.jit
-def _mass_kernel(
+def mass_kernel(
     logits, request_stride, column_stride, draft_tokens, draft_len, certain, tops, sums,
     most, num_drawn, vocab, blocks, scale, has_points: tl.constexpr, block: tl.constexpr,
 ):  # fmt: skip
+    """Step 1, a program a block."""
     part = tl.program_id(0) % blocks
     row = (tl.program_id(0) // blocks).to(tl.int64)
     request, column = row // (most + 1), row % (most + 1)
@@ -64,12 +65,13 @@ def _mass_kernel(
 
 
 @triton.jit
-def _weigh_kernel(
+def weigh_kernel(
     logits, request_stride, column_stride, draft, draft_stride, drawn_stride,
     draft_tokens, draft_len, certain, seeds, places, tops, sums,
     row_top, row_mass, kept, p_drawn, q_drawn, accepted, most, num_drawn, blocks, scale,
     columns_padded: tl.constexpr, blocks_padded: tl.constexpr,
 ):  # fmt: skip
+    """Step 2, a program a request."""
     request = tl.program_id(0).to(tl.int64)
     columns, parts = tl.arange(0, columns_padded), tl.arange(0, blocks_padded)
     length = tl.load(draft_len + request)
@@ -199,13 +201,13 @@ def verify(
     others = (drawn, *draft_strides[:2])
     tokens, scale = draft_tokens.contiguous(), exponent(temperature)
     pads = {"columns_padded": padded(most + 1), "blocks_padded": padded(blocks)}
-    _mass_kernel[(count * (most + 1) * blocks,)](
+    mass_kernel[(count * (most + 1) * blocks,)](
         *rows, tokens, draft_len, certain, tops, sums, most, num_drawn, vocab, blocks, scale,
         has_points=certain is not None or num_drawn < most, block=BLOCK, num_warps=NUM_WARPS,
     )  # fmt: skip
     drafts = (tokens, draft_len, certain, seeds, places, tops, sums)
     of_rows = (row_top, row_mass, kept, p_drawn, q_drawn, accepted)
-    _weigh_kernel[(count,)](
+    weigh_kernel[(count,)](
         *rows, *others, *drafts, *of_rows, most, num_drawn, blocks, scale,
         **pads, num_warps=NUM_WARPS,
     )  # fmt: skip
