@@ -15,10 +15,10 @@ from collections.abc import Sequence
 
 import torch
 
-_WORD = 0xFFFFFFFF
-_MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
-_KEY_STEPS = (0x9E3779B9, 0xBB67AE85)
-_NUM_ROUNDS = 10
+WORD = 0xFFFFFFFF
+MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
+KEY_STEPS = (0x9E3779B9, 0xBB67AE85)
+NUM_ROUNDS = 10
 
 
 def philox(counter: Sequence[torch.Tensor], key: Sequence[torch.Tensor]) -> list[torch.Tensor]:
@@ -33,14 +33,14 @@ def philox(counter: Sequence[torch.Tensor], key: Sequence[torch.Tensor]) -> list
     """
     c0, c1, c2, c3 = counter
     k0, k1 = key
-    for _ in range(_NUM_ROUNDS):
+    for _ in range(NUM_ROUNDS):
         # int64 wraps around: the 64 bits are those of the unsigned product.
-        first, second = c0 * _MULTIPLIERS[0], c2 * _MULTIPLIERS[1]
+        first, second = c0 * MULTIPLIERS[0], c2 * MULTIPLIERS[1]
         # Only factors need their upper halves cleared; c1 and c3 are left as they are.
-        c0, c2 = ((second >> 32) ^ c1 ^ k0) & _WORD, ((first >> 32) ^ c3 ^ k1) & _WORD
+        c0, c2 = ((second >> 32) ^ c1 ^ k0) & WORD, ((first >> 32) ^ c3 ^ k1) & WORD
         c1, c3 = second, first
-        k0, k1 = (k0 + _KEY_STEPS[0]) & _WORD, (k1 + _KEY_STEPS[1]) & _WORD
-    return [c0, c1 & _WORD, c2, c3 & _WORD]
+        k0, k1 = (k0 + KEY_STEPS[0]) & WORD, (k1 + KEY_STEPS[1]) & WORD
+    return [c0, c1 & WORD, c2, c3 & WORD]
 
 
 def gumbel(words: torch.Tensor) -> torch.Tensor:
@@ -74,8 +74,13 @@ def uniforms(
     Returns:
         To test and to draw, in float64, in (0, 1).
     """
+    if not seeds.is_cuda:
+        from flyball.kernels.cpu import philox as on_cpu
+
+        found = on_cpu.uniforms(seeds.numpy(), places.numpy(), candidates.numpy())
+        return torch.from_numpy(found[0]), torch.from_numpy(found[1])
     zero = torch.zeros_like(places)
-    key = (seeds & _WORD, (seeds >> 32) & _WORD)
+    key = (seeds & WORD, (seeds >> 32) & WORD)
     words = philox((candidates, places, zero, zero + 1), key)
     w = [(word >> 6).double() for word in words]
     return (w[0] * 2**26 + w[1] + 0.5) * 2.0**-52, (w[2] * 2**26 + w[3] + 0.5) * 2.0**-52
@@ -102,5 +107,5 @@ def token_noise(seeds: torch.Tensor, index: torch.Tensor, vocab: int) -> torch.T
     blocks = torch.arange((vocab + 3) // 4, device=seeds.device)
     zero = torch.zeros_like(index)[..., None]
     own = seeds[:, None, None]
-    words = philox((blocks, index[..., None], zero, zero), (own & _WORD, (own >> 32) & _WORD))
+    words = philox((blocks, index[..., None], zero, zero), (own & WORD, (own >> 32) & WORD))
     return gumbel(torch.stack(words, dim=-1).flatten(start_dim=2)[..., :vocab])

@@ -11,10 +11,9 @@ def distributions(logits: torch.Tensor, temperature: float) -> tuple[torch.Tenso
     There is none where a score is NaN or +inf, and where all are -inf. Half precision is computed
     in single precision.
     """
-    scaled = single(logits) / temperature
-    largest = scaled.amax(dim=-1)
-    probs = scaled.softmax(dim=-1)
-    return probs, ~largest.isfinite()
+    scaled = single(logits)
+    probs = (scaled if temperature == 1.0 else scaled / temperature).softmax(dim=-1)
+    return probs, probs[..., 0].isnan()
 
 
 def single(values: torch.Tensor) -> torch.Tensor:

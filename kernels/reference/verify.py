@@ -38,7 +38,10 @@ def verify(
         chance, kept = _block_chances(p, q, p_drawn / q_drawn, draft_len)
         passed = proposed & (to_test[:, :most] < chance)
         num_accepted = _last_true(passed)
-        rests_on, unknown = columns <= draft_len[:, None], chance.isnan() & proposed
+        rests_on = (columns < draft_len[:, None]) | (columns == num_accepted[:, None])
+        # Prefixes are tried from the longest one on, up to the one that passes.
+        tried = columns[:most] >= num_accepted[:, None]
+        unknown = (kept[:, 1:].isnan() | (chance.isnan() & tried)) & proposed
     else:
         kept = torch.ones_like(p[..., 0])
         accept = to_test[:, :most] * q_drawn.double() < p_drawn.double()
@@ -101,7 +104,8 @@ def _block_chances(
         if place:
             scaled = kept[:, place, None] * p[:, place]
             surplus = (scaled - q[:, place]).clamp(min=0).sum(dim=1)  # Z
-            chance[:, place - 1] = surplus / (surplus + 1 - kept[:, place])
+            spare = surplus + 1 - kept[:, place]  # 0 where P = 1 and p == q: all is kept
+            chance[:, place - 1] = torch.where(spare == 0, 1.0, surplus / spare)
     places = torch.arange(1, width + 1, device=ratio.device)
     return torch.where(places == draft_len[:, None], kept[:, 1:], chance), kept
 
