@@ -121,7 +121,7 @@ def _settle_kernel(
             else:
                 tl.store(own + stages, 0.0)
                 tl.debug_barrier()
-            unlike = unlike | (left != left).to(tl.int32)
+            unlike = unlike | tl.where(left != left, 1, 0)
             drawn_total = tl.where(others > 0, others, 1.0)
             stages += 1
             if number < width:
