@@ -65,3 +65,13 @@ def row_mass(tops, sums, scale):
     """m, and Z, from the blocks of a row, (blocks,) each."""
     top = tl.max(tops, axis=0)
     return top, tl.sum(sums * tl.exp2((tops - finite(top)) * scale), axis=0)
+
+
+@triton.jit
+def is_last(counter, expected):
+    """Whether all others of `expected` programs have come here: what they stored can be read.
+
+    They add nothing up but how many they are, so that results do not depend on their order.
+    """
+    tl.debug_barrier()
+    return tl.atomic_add(counter, 1, sem="acq_rel") == expected - 1

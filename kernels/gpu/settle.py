@@ -1,4 +1,4 @@
-"""The verdict on each request: the prefix that is kept, and the token that follows it."""
+"""Steps 3 and 4 of verification: what is left of p, the prefix that is kept, the next token."""
 
 from __future__ import annotations
 
@@ -7,19 +7,12 @@ import triton.language as tl
 
 from flyball.kernels.gpu.draw import draw_block, draw_token
 from flyball.kernels.gpu.philox import uniform_pair
-from flyball.kernels.gpu.rows import finite
+from flyball.kernels.gpu.rows import finite, is_last
+from flyball.kernels.gpu.weigh import is_point
 
 
 @triton.jit
-def is_point(request, columns, num_drawn, certain):
-    """Whether the draft is certain at columns: a point mass at the drafted token."""
-    if certain is not None:
-        num_drawn = tl.where(tl.load(certain + request) != 0, 0, num_drawn)
-    return columns >= num_drawn
-
-
-@triton.jit
-def rest(p, q, kept):
+def _rest(p, q, kept):
     """max(kept p - q, 0); NaN stays."""
     difference = kept * p - q
     return tl.where(difference < 0, 0.0, difference)
@@ -61,13 +54,79 @@ def _longest_prefix(
 def settle_kernel(
     logits, request_stride, column_stride, draft, draft_stride, drawn_stride,
     draft_tokens, draft_len, certain, seeds, places, tops, sums,
+    row_top, row_mass, kept, p_drawn, q_drawn, accepted, arrived, rests, overlaps,
+    num_accepted, next_token, ratio, target_prob, overlap, bad,
+    most, num_drawn, vocab, blocks, scale, columns,
+    columns_padded: tl.constexpr, blocks_padded: tl.constexpr, block: tl.constexpr,
+):  # fmt: skip
+    """Step 3, a program a block of each of `columns` rows; step 4 by the last of a request.
+
+    Where there is nothing to compare, one program a request.
+    """
+    request = tl.program_id(0).to(tl.int64)
+    expected = 1
+    if draft is not None:
+        index = tl.num_programs(0) - 1 - tl.program_id(0)
+        request = (index // blocks // columns).to(tl.int64)
+        column = (index // blocks % columns).to(tl.int64)
+        expected = columns * blocks
+        _compare(
+            request, column, index % blocks, logits, request_stride, column_stride,
+            draft, draft_stride, drawn_stride, draft_len, certain, row_top, row_mass, kept,
+            accepted, rests, overlaps, most, num_drawn, vocab, blocks, scale, block,
+        )  # fmt: skip
+    if is_last(arrived + request, expected):
+        _settle(
+            request, logits, request_stride, column_stride, draft, draft_stride, drawn_stride,
+            draft_tokens, draft_len, certain, seeds, places, tops, sums,
+            row_top, row_mass, kept, p_drawn, q_drawn, accepted, rests, overlaps,
+            num_accepted, next_token, ratio, target_prob, overlap, bad,
+            most, num_drawn, vocab, blocks, scale, columns_padded, blocks_padded, block,
+        )  # fmt: skip
+
+
+@triton.jit
+def _compare(
+    request, column, part, logits, request_stride, column_stride, draft, draft_stride,
+    drawn_stride, draft_len, certain, row_top, row_mass, kept, accepted, rests, overlaps,
+    most, num_drawn, vocab, blocks, scale, block: tl.constexpr,
+):  # fmt: skip
+    last = tl.load(draft_len + request) - 1
+    if kept is None:
+        # The rejected column, and the accepted ones before it where their overlap is wanted.
+        rejected = tl.load(accepted + request).to(tl.int64)
+        if overlaps is None:
+            column = rejected
+        else:
+            last = tl.minimum(last, rejected)
+    if (column <= last) & (is_point(request, column, num_drawn, certain) == 0):
+        tokens = part * block + tl.arange(0, block)
+        inside = tokens < vocab
+        source = draft + request * draft_stride + column * drawn_stride + tokens
+        # Nobody reads them again, and the target's rows should stay.
+        q = tl.load(source, mask=inside, other=0.0, eviction_policy="evict_first").to(tl.float32)
+        source = logits + request * request_stride + column * column_stride + tokens
+        values = tl.load(source, mask=inside, other=float("-inf")).to(tl.float32)
+        row = request * (most + 1) + column
+        p = tl.exp2((values - tl.load(row_top + row)) * scale) * (1.0 / tl.load(row_mass + row))
+        share = 1.0
+        if kept is not None:
+            share = tl.load(kept + row)
+        tl.store(rests + row * blocks + part, tl.sum(_rest(p, q, share), axis=0))
+        if overlaps is not None:
+            tl.store(overlaps + row * blocks + part, tl.sum(tl.where(p < q, p, q), axis=0))
+
+
+@triton.jit
+def _settle(
+    request, logits, request_stride, column_stride, draft, draft_stride, drawn_stride,
+    draft_tokens, draft_len, certain, seeds, places, tops, sums,
     row_top, row_mass, kept, p_drawn, q_drawn, accepted, rests, overlaps,
     num_accepted, next_token, ratio, target_prob, overlap, bad,
     most, num_drawn, vocab, blocks, scale,
     columns_padded: tl.constexpr, blocks_padded: tl.constexpr, block: tl.constexpr,
 ):  # fmt: skip
-    """Step 4 of `flyball.kernels.gpu.verify`, a program a request."""
-    request = tl.program_id(0).to(tl.int64)
+    """Step 4 of a request."""
     columns, parts = tl.arange(0, columns_padded), tl.arange(0, blocks_padded)
     length = tl.load(draft_len + request)
     counts, drafted = columns <= length, columns < length
@@ -127,7 +186,7 @@ def settle_kernel(
         share = 1.0
         if kept is not None:
             share = tl.load(kept + row)
-        weights = tl.where(from_rest, rest(weights, other_q, share), weights)
+        weights = tl.where(from_rest, _rest(weights, other_q, share), weights)
     token = draw_token(weights, tokens, wanted).to(tl.int64)
     # Certain of the only token there is: it is rejected with probability zero.
     token = tl.where(token < 0, left_out, token)

@@ -29,8 +29,7 @@ from flyball.kernels.gpu.rows import (
     num_blocks,
     padded,
 )
-from flyball.kernels.gpu.settle import is_point
-from flyball.kernels.gpu.verify import mass_kernel, weigh_kernel
+from flyball.kernels.gpu.weigh import is_point, weigh_kernel
 from flyball.kernels.tree import VerifiedTree
 
 # A program goes through its row alone: what it has on its way is all that hides the latency.
@@ -218,14 +217,12 @@ def verify_tree(
     accepted = draft_len.new_empty(count, dtype=torch.int32)
     rows, others = (logits, *logits.stride()[:2]), (drawn, *draft_strides[:2])
     spine, scale = candidates[:, :, 0].contiguous(), exponent(temperature)
-    mass_kernel[(count * (most + 1) * blocks,)](
-        *rows, spine, draft_len, certain, tops, sums, most, num_drawn, vocab, blocks, scale,
-        has_points=certain is not None or num_drawn < most, block=BLOCK, num_warps=NUM_WARPS,
-    )  # fmt: skip
-    weigh_kernel[(count,)](
+    weigh_kernel[(count * (most + 1) * blocks,)](
         *rows, *others, spine, draft_len, certain, seeds, places, tops, sums,
-        row_top, row_mass, None, p_drawn, q_drawn, accepted, most, num_drawn, blocks, scale,
-        columns_padded=padded(most + 1), blocks_padded=padded(blocks), num_warps=NUM_WARPS,
+        row_top, row_mass, None, p_drawn, q_drawn, accepted, accepted.new_zeros(count),
+        most, num_drawn, vocab, blocks, scale, has_points=certain is not None or num_drawn < most,
+        columns_padded=padded(most + 1), blocks_padded=padded(blocks), block=BLOCK,
+        num_warps=NUM_WARPS,
     )  # fmt: skip
     wide = -(-vocab // _WIDE_BLOCK)
     _settle_kernel[(count,)](
