@@ -11,8 +11,8 @@ Once all blocks are known, so are Z_j and a_jb = w_j exp((m_jb - m_j) / T) / Z_j
     max_x sum_j a_jb e_j(x) exp(g(x)) <= sum_j a_jb h_jb   in block b,
     max_x sum_j a_jb e_j(x) exp(g(x)) >= a_jb (h_jb - 1/2)   in block b, for any j.
 
-Only blocks whose upper bound reaches the largest of all lower ones are read again, and their noise
-computed: few, since the noise has a heavy tail, and greedily since the vocabulary has.
+A program a row reads again only blocks whose upper bound reaches the largest of all lower ones,
+and computes their noise: few, since the noise has a heavy tail, and greedily the vocabulary has.
 """
 
 from __future__ import annotations
@@ -63,77 +63,60 @@ def _bound_kernel(
 
 
 @triton.jit
-def _read_kernel(
+def _row_kernel(
     logits, row_stride, member_stride, shares, seeds, places, tops, sums, highs,
-    scores, tokens_out, probs, log_sum_exp, members, vocab, blocks, scale, inverse_temperature,
+    token_out, prob_out, log_sum_exp, members, vocab, blocks, scale, inverse_temperature,
     greedy: tl.constexpr, members_padded: tl.constexpr, blocks_padded: tl.constexpr,
     block: tl.constexpr,
 ):  # fmt: skip
-    index = tl.num_programs(0) - 1 - tl.program_id(0)  # the last ones may be in the cache
-    part = index % blocks
-    row = (index // blocks).to(tl.int64)
-    at = row * blocks + part
+    row = tl.program_id(0).to(tl.int64)
     parts, rows = tl.arange(0, blocks_padded), tl.arange(0, members_padded)
     share = tl.load(shares + row * members + rows, mask=rows < members, other=0.0).to(tl.float32)
     there = (share > 0)[:, None] & (parts < blocks)[None, :]
     blocks_at = (row * members + rows)[:, None] * blocks + parts[None, :]
     top_parts = tl.load(tops + blocks_at, mask=there, other=float("-inf"))
     sum_parts = tl.load(sums + blocks_at, mask=there, other=0.0)
+    high_parts = tl.load(highs + blocks_at, mask=there, other=0.0)
     top = tl.max(top_parts, axis=1)
     carried = tl.exp2((top_parts - finite(top)[:, None]) * scale)
     mass = tl.sum(sum_parts * carried, axis=1)
     mass = tl.where((share > 0) & (mass > 0), mass, float("nan"))
+    found = top * inverse_temperature + tl.log(mass)
+    tl.store(log_sum_exp + row * members + rows, found, mask=rows < members)
     unlike = tl.max(((share > 0) & (mass != mass)).to(tl.int32), axis=0)
-    if part == 0:
-        found = top * inverse_temperature + tl.log(mass)
-        tl.store(log_sum_exp + row * members + rows, found, mask=rows < members)
 
-    high_parts = tl.load(highs + blocks_at, mask=there, other=0.0)
     factor = carried * tl.where(share > 0, share / mass, 0.0)[:, None]
-    bounds = tl.sum(factor * high_parts, axis=0)
-    bound = tl.sum(tl.where(parts == part, bounds, 0.0), axis=0)
     doubt = 0.0 if greedy else 0.5
     reached = tl.max(tl.max(factor * (high_parts - doubt), axis=1), axis=0)
-    if (unlike != 0) | (bound * _SLACK < reached):
-        tl.store(scores + at, -1.0)
-        return
-    tokens = part * block + tl.arange(0, block)
-    mixture = tl.zeros([block], tl.float32)
-    for member in range(members):
-        own = tl.sum(tl.where(rows == member, share, 0.0), axis=0)
-        if own > 0:
-            source = logits + row * row_stride + member * member_stride + tokens
-            values = tl.load(source, mask=tokens < vocab, other=float("-inf")).to(tl.float32)
-            own_top = tl.max(tl.where(rows == member, top, float("-inf")), axis=0)
-            own_mass = tl.sum(tl.where(rows == member, mass, 0.0), axis=0)
-            mixture += tl.exp2((values - own_top) * scale) * (own / own_mass)
-    score = mixture
-    if not greedy:
-        start = part * block
-        words = token_words(start, tl.load(places + row), tl.load(seeds + row), block)
-        score *= token_race(words)
-    score = tl.where(tokens < vocab, score, -1.0)
-    largest = tl.max(score, axis=0)
-    token = tl.min(tl.where(score == largest, tokens, _NO_TOKEN), axis=0)
-    tl.store(scores + at, largest)
-    tl.store(tokens_out + at, token)
-    tl.store(probs + at, tl.sum(tl.where(tokens == token, mixture, 0.0), axis=0))
-
-
-@triton.jit
-def _best_kernel(
-    scores, tokens, probs, token_out, prob_out, blocks, blocks_padded: tl.constexpr
-):  # fmt: skip
-    row = tl.program_id(0).to(tl.int64)
-    parts = tl.arange(0, blocks_padded)
-    score = tl.load(scores + row * blocks + parts, mask=parts < blocks, other=-2.0)
-    largest = tl.max(score, axis=0)
-    at = row * blocks + tl.min(tl.where(score == largest, parts, blocks - 1), axis=0)
-    # No block was read again: some member has no distribution.
-    none = largest < 0
-    token = tl.load(tokens + at).to(tl.int64)
-    tl.store(token_out + row, tl.where(none, -1, token))
-    tl.store(prob_out + row, tl.where(none, float("nan"), tl.load(probs + at)))
+    bounds = tl.sum(factor * high_parts, axis=0)
+    reaches = (bounds * _SLACK >= reached) & (parts < blocks)
+    best, token, prob = -1.0, -1, float("nan")
+    part = tl.min(tl.where(reaches, parts, blocks), axis=0)
+    while part < tl.where(unlike == 0, blocks, 0):
+        tokens = part * block + tl.arange(0, block)
+        mixture = tl.zeros([block], tl.float32)
+        for member in range(members):
+            own = tl.sum(tl.where(rows == member, share, 0.0), axis=0)
+            if own > 0:
+                source = logits + row * row_stride + member * member_stride + tokens
+                values = tl.load(source, mask=tokens < vocab, other=float("-inf")).to(tl.float32)
+                own_top = tl.max(tl.where(rows == member, top, float("-inf")), axis=0)
+                own_mass = tl.sum(tl.where(rows == member, mass, 0.0), axis=0)
+                mixture += tl.exp2((values - own_top) * scale) * (own / own_mass)
+        score = mixture
+        if not greedy:
+            start = part * block
+            words = token_words(start, tl.load(places + row), tl.load(seeds + row), block)
+            score *= token_race(words)
+        score = tl.where(tokens < vocab, score, -1.0)
+        largest = tl.max(score, axis=0)
+        if largest > best:
+            best = largest
+            token = tl.min(tl.where(score == largest, tokens, _NO_TOKEN), axis=0)
+            prob = tl.sum(tl.where(tokens == token, mixture, 0.0), axis=0)
+        part = tl.min(tl.where(reaches & (parts > part), parts, blocks), axis=0)
+    tl.store(token_out + row, token)
+    tl.store(prob_out + row, prob)
 
 
 def mix_draw(
@@ -157,21 +140,15 @@ def mix_draw(
     if count == 0:
         return drawn
     of_members = floats(3, count, members, blocks).unbind()
-    scores, probs = floats(2, count, blocks).unbind()
-    tokens = seeds.new_empty(count, blocks, dtype=torch.int32)
     given = (logits, *logits.stride()[:2], shares, seeds, places, *of_members)
     _bound_kernel[(count * blocks,)](
         *given, members, vocab, blocks, scale,
         greedy=greedy, block=BLOCK, num_warps=NUM_WARPS,
     )  # fmt: skip
-    _read_kernel[(count * blocks,)](
-        *given, scores, tokens, probs, drawn.log_sum_exp,
+    _row_kernel[(count,)](
+        *given, drawn.token, drawn.prob, drawn.log_sum_exp,
         members, vocab, blocks, scale, 1.0 / temperature,
         greedy=greedy, members_padded=padded(members), blocks_padded=padded(blocks),
         block=BLOCK, num_warps=NUM_WARPS,
-    )  # fmt: skip
-    _best_kernel[(count,)](
-        scores, tokens, probs, drawn.token, drawn.prob, blocks,
-        blocks_padded=padded(blocks), num_warps=1,
     )  # fmt: skip
     return drawn
