@@ -114,7 +114,7 @@ class _Verifying:
     def _see(
         self, logits: torch.Tensor, temperature: float, rows: Longs, start: int
     ) -> tuple[NDArray[Any], slice]:
-        """Distributions p (n, c, vocab) of rows (n,) from column `start` on, and the drafted columns.
+        """The target's p (n, c, vocab) in rows (n,) from column `start` on; the drafted columns.
 
         What is to be known of the drafted tokens in there is noted.
         """
