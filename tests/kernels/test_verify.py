@@ -22,7 +22,8 @@ HALF = (torch.bfloat16, torch.float16)
 
 
 @pytest.fixture(params=WAYS, ids=WAYS)
-def way(request: pytest.FixtureRequest) -> ModuleType:
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    monkeypatch.setattr(cpu, "_MANY_ROWS", 10**9)
     return WAYS[request.param]
 
 
@@ -227,6 +228,16 @@ def test_empty_batches_and_empty_drafts(way: ModuleType) -> None:
         again = way.verify(**{**call, "draft": None}, method=method)
         assert found.num_accepted.tolist() == [0] * 5
         assert torch.equal(found.next_token, again.next_token)
+
+
+def test_many_small_rows_get_the_same_verdicts_together() -> None:
+    call = random_call(13, 200, 3, 20)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cpu, "_MANY_ROWS", 10**9)
+        one_by_one = cpu.verify(**call)
+    found = cpu.verify(**call)
+    assert torch.equal(found.num_accepted, one_by_one.num_accepted)
+    assert torch.equal(found.next_token, one_by_one.next_token)
 
 
 def test_a_cpu_tensor_is_given_to_the_cpus_own_way() -> None:
