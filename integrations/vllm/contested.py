@@ -33,9 +33,11 @@ class Contested:
 
     Attributes:
         rivals: that says who.
+        running: the scheduler's own requests that run.
     """
 
     rivals: Rivals
+    running: list[Any]
 
     def add_request(self, request: Any, *args: Any, **kwargs: Any) -> Any:
         """As the scheduler's own."""
@@ -60,7 +62,7 @@ class Contested:
         )
         try:
             outputs = (one for answer in answers.values() for one in answer.outputs)
-            losers = self.rivals.review(outputs, _memory_short(self))
+            losers = self.rivals.review(outputs, len(self.running), _memory_short(self))
             if losers:
                 stop(self, answers, losers)
         except Exception as error:
@@ -73,11 +75,9 @@ class ContestedAlone(Contested):
 
     Attributes:
         publisher: that shows it.
-        running: the scheduler's own requests that run.
     """
 
     publisher: Publisher
-    running: list[Any]
 
     def update_from_output(self, *args: Any, **kwargs: Any) -> Any:
         """As the scheduler's own."""
