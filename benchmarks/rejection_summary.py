@@ -123,7 +123,8 @@ def _live(rows: Rows) -> dict[str, Any]:
         found[f"n={size}"] = {
             name: f"{base['seconds'] / row['seconds']:.2f} times as fast, "
             f"{base['flops'] / row['flops']:.2f} times fewer operations, accuracy "
-            f"{100 * (row['accuracy'] - base['accuracy']):+.1f} points"
+            f"{100 * (row['accuracy'] - base['accuracy']):+.1f} points, winners wrongly stopped "
+            f"{row['wrong']:.3f}"
             for name, row in own.items()
         }
     return found
