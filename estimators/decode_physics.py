@@ -49,6 +49,7 @@ NAMES = tuple(PRIOR)
 OUTPUTS = ("energy", "latency", "pace", "power", "load")
 _HIGH = 0.9  # share of the time above which more requests come to decode together
 _FULL, _OVERLOAD_S = 0.97, 30.0  # load from which queues grow, and seconds that they do
+_NO_LOAD = 0.1  # that says a machine without load, finite for its logarithm
 _SOFT = 0.06
 _STEP = 1e-4
 TAIL = 2.5  # 99% of a normal distribution lie below 2.33 deviations; stalls add to it
@@ -74,6 +75,8 @@ class Asked:
             had too few tokens to show it.
         gathers: whether the host waits for its batch to fill, 1 or 0, rather than let requests in
             one by one up to a limit.
+        saturated: whether requests wait all along, 1 or 0, as in a queue that is worked off: all
+            places are taken all the time, no user waits, and there is no load to keep up with.
     """
 
     core: Floats
@@ -89,6 +92,7 @@ class Asked:
     acceptance: Floats
     level: Floats
     gathers: Floats
+    saturated: Floats
 
     def rows(self, some: NDArray[np.intp] | NDArray[np.bool_]) -> Asked:
         """Some of them."""
@@ -149,11 +153,13 @@ def _times(constants: Floats, asked: Asked, core: Floats) -> _Times:
 
     Latency is round / tokens of a round x exp(level deviations), plus waiting by Sakasegawa's
     formula for a queue with as many servers as requests are let in, plus what an overload of 30 s
-    leaves behind.
+    leaves behind. Where the queue is always full, running is the limit and latency the round's.
     """
     at = dict(zip(NAMES, constants, strict=False))
     k, in_flight = asked.draft_len, np.maximum(asked.in_flight, 1.0)
-    limit = np.where(np.isfinite(asked.batch_limit), asked.batch_limit, 2.0 * in_flight)
+    full_up = asked.saturated > 0.0
+    unlimited = np.where(full_up, 1.0, 2.0) * in_flight
+    limit = np.where(np.isfinite(asked.batch_limit), asked.batch_limit, unlimited)
     exponent = 1.0 + np.exp(at["roof"])
     slowness = _soft_max(1.0 / asked.memory, np.exp(-at["core_bandwidth"]) / core, exponent)
     compute, cache, launch = (np.exp(at[name]) for name in ("compute", "cache", "launch"))
@@ -187,12 +193,15 @@ def _times(constants: Floats, asked: Asked, core: Floats) -> _Times:
     queue = np.maximum(asked.gathers * in_flight, most) / np.minimum(most, limit)
     full = round_of(limit)[0]
     running = _pressed(running, limit, round_of(running)[0], full, tokens, asked, read_s)
+    running = np.where(full_up, limit, running)
     length, arithmetic, memory, read = round_of(running)
     most = _most(asked.gathers, running)
     crowded = np.minimum(most, limit)
     queue = np.maximum(queue * np.minimum(_most(asked.gathers, held), limit), most) / crowded
     tail_length = round_of(crowded)[0]
+    queue = np.where(full_up, 1.0, queue)
     load = asked.tokens_per_s * read_s * full / (limit * tokens)
+    load = np.where(full_up, _NO_LOAD, load)
     below = np.minimum(load, _FULL)
     wait_s = below ** np.sqrt(2.0 * (limit + 1.0)) / (limit * (1.0 - below))
     wait_s = np.exp(at["queue"]) * wait_s * read_s * length / tokens + patience * answers
@@ -201,13 +210,14 @@ def _times(constants: Floats, asked: Asked, core: Floats) -> _Times:
     deviation = np.sqrt(np.exp(2.0 * at["jitter"]) + luck + (0.3 * read / length) ** 2)
     latency = read_s * tail_length / tokens * queue
     latency = latency * np.exp(asked.level * np.minimum(deviation, 2.0))
-    latency = latency + wait_s + _OVERLOAD_S * answers * overload
+    latency = latency + np.where(full_up, 0.0, wait_s + _OVERLOAD_S * answers * overload)
     device = np.minimum(1.0, 1.0 - (serial * host) / length)
+    arrived, most_served = asked.arrived_per_s, limit * tokens / (read_s * full)
     return _Times(
         latency,
         load,
-        np.minimum(asked.arrived_per_s * read_s * length / (running * tokens), 1.0),
-        np.minimum(asked.arrived_per_s, limit * tokens / (read_s * full)),
+        np.where(full_up, 1.0, np.minimum(arrived * read_s * length / (running * tokens), 1.0)),
+        np.where(full_up, most_served, np.minimum(arrived, most_served)),
         np.minimum(arithmetic / length, device),
         memory,
         np.minimum(host / length, 1.0),

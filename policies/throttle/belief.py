@@ -12,7 +12,14 @@ from flyball.estimators.decode_physics import Asked
 from flyball.estimators.measured import Measured
 from flyball.estimators.physical_fit import PhysicalFit
 from flyball.estimators.residual_gp import SCALE, posterior
-from flyball.policies.throttle.asked import ENDLESS, KNOWN, asked_of, coordinates, unknown_features
+from flyball.policies.throttle.asked import (
+    ENDLESS,
+    KNOWN,
+    asked_of,
+    coordinates,
+    load_of,
+    unknown_features,
+)
 from flyball.policies.throttle.base import Goal, Window
 from flyball.policies.throttle.space import Floats, Places, Space
 
@@ -52,17 +59,18 @@ class Belief:
 
     def learn(self, window: Window) -> None:
         """Take in a window."""
+        load = load_of(self._space, window.context)
+        unknown_load = len(self.measured.settings) == 0 and load[0] < ENDLESS
         shown = {
             "energy": window.energy_per_token_j,
             "latency": window.latency_s,
             "pace": window.window_s / window.num_tokens if window.num_tokens else np.nan,
             "power": window.power_w,
-            "load": np.nan if len(self.measured.settings) else _USUAL_LOAD,
+            "load": _USUAL_LOAD if unknown_load else np.nan,
         }
         values = np.array([shown[name] for name in self.outputs])
         with np.errstate(divide="ignore", invalid="ignore"):
             logs = np.log(np.where(values > 0.0, values, np.nan))
-        load = np.minimum(window.context.array, ENDLESS)
         self.measured.add(window.setting, load, logs, window.num_tokens, window.tokens_per_s)
         self.refit()
 
@@ -87,8 +95,7 @@ class Belief:
         """What was measured, as physics takes it."""
         known = self.measured
         asked = self._asked(known.settings, known.loads, kind)
-        endless = known.loads[:, 0] >= ENDLESS
-        arrived = np.where(endless, ENDLESS, np.maximum(known.arrived, 1e-9))
+        arrived = np.maximum(known.arrived, 1e-9)
         asked = replace(asked, level=known.level, arrived_per_s=arrived)
         return asked, unknown_features(self._space, known.settings)[0]
 

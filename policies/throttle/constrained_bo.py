@@ -11,7 +11,7 @@ from pydantic import Field
 
 from flyball.estimators.measured import distance
 from flyball.policies.throttle.acquisition import log_gain
-from flyball.policies.throttle.asked import ENDLESS
+from flyball.policies.throttle.asked import ENDLESS, load_of
 from flyball.policies.throttle.base import Context, Goal, ThrottlePolicy, ThrottleSettings, Window
 from flyball.policies.throttle.belief import Belief
 from flyball.policies.throttle.certified import certified, slowdown
@@ -117,7 +117,7 @@ class ConstrainedBO(ThrottlePolicy):
 
     def decide(self, context: Context, num_waiting: int = 0) -> Places:
         """A trial, if one pays; else the best that is known."""
-        load = self._expected(np.minimum(context.array, ENDLESS))
+        load = self._expected(load_of(self.space, context))
         nothing = len(self._belief.measured.settings) == 0 or self.space.num_settings == 1
         if nothing or num_waiting > context.batch_size:
             return self.space.safe
@@ -143,7 +143,7 @@ class ConstrainedBO(ThrottlePolicy):
 
     def learn(self, window: Window) -> None:
         """Take in what a window showed."""
-        self._note_change(np.minimum(window.context.array, ENDLESS))
+        self._note_change(load_of(self.space, window.context))
         self._belief.learn(window)
         if self._plan is not None and self._plan.trial is not None:
             tried = np.array_equal(window.setting, self._plan.trial)
