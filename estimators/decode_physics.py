@@ -45,8 +45,9 @@ PRIOR: dict[str, tuple[float, float]] = {
     "bend": (0.35, 0.2),  # exponent of that rise
 }
 NAMES = tuple(PRIOR)
-# Joules a token, seconds, seconds a token of all, watts, share of what could be generated.
-OUTPUTS = ("energy", "latency", "pace", "power", "load")
+# Joules a token, seconds, seconds a token of all, watts, share of what could be generated, seconds
+# a token of all while steps run.
+OUTPUTS = ("energy", "latency", "pace", "power", "load", "work")
 _HIGH = 0.9  # share of the time above which more requests come to decode together
 _FULL, _OVERLOAD_S = 0.97, 30.0  # load from which queues grow, and seconds that they do
 _NO_LOAD = 0.1  # that says a machine without load, finite for its logarithm
@@ -105,6 +106,7 @@ class _Times:
 
     latency_s: Floats
     load: Floats  # tokens asked for over those that could be generated
+    work_s: Floats  # per token, of those that run
     busy: Floats  # share of the time
     served: Floats  # tokens per second
     compute: Floats  # shares of the round that arithmetic, memory, CPU and device take
@@ -213,10 +215,12 @@ def _times(constants: Floats, asked: Asked, core: Floats) -> _Times:
     latency = latency + np.where(full_up, 0.0, wait_s + _OVERLOAD_S * answers * overload)
     device = np.minimum(1.0, 1.0 - (serial * host) / length)
     arrived, most_served = asked.arrived_per_s, limit * tokens / (read_s * full)
+    work_s = read_s * length / (running * tokens)
     return _Times(
         latency,
         load,
-        np.where(full_up, 1.0, np.minimum(arrived * read_s * length / (running * tokens), 1.0)),
+        work_s,
+        np.where(full_up, 1.0, np.minimum(arrived * work_s, 1.0)),
         np.where(full_up, most_served, np.minimum(arrived, most_served)),
         np.minimum(arithmetic / length, device),
         memory,
@@ -311,7 +315,7 @@ def _predict(
     watts, busy_w = _watts(constants, asked, core, times)
     power, pace = np.log(watts), -np.log(np.maximum(times.served, 1e-9))
     every = {"energy": power + pace, "latency": np.log(times.latency_s), "pace": pace}
-    every |= {"power": power, "load": np.log(times.load)}
+    every |= {"power": power, "load": np.log(times.load), "work": np.log(times.work_s)}
     return np.stack([every[name] for name in outputs]), np.log(busy_w)
 
 

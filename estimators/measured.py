@@ -21,7 +21,7 @@ _STRETCH = 16.0  # tokens that a latency is taken over, about
 _QUANTILE = 0.99
 _DEVIATION = 0.1  # of logarithms of latencies, about
 _METER, _CLOCK = 0.015, 0.015  # relative errors of a window's joules and seconds besides
-_ERRORS = {"load": 0.7}
+_ERRORS = {"load": 0.7, "work": 0.005}
 _BELIEVED = 6.0  # windows that these are worth against repeats
 
 
@@ -49,6 +49,7 @@ class Measured:
 
     def __init__(self, num_knobs: int, outputs: Sequence[str]) -> None:
         self._is_latency = np.array([name == "latency" for name in outputs])
+        self._is_work = np.array([name == "work" for name in outputs])
         self._errors = np.array([_ERRORS.get(name, _METER) for name in outputs])
         self.settings = np.empty((0, num_knobs), np.intp)
         self.loads = np.empty((0, 3))
@@ -67,6 +68,7 @@ class Measured:
             return
         level, latency_variance = _tail(num_tokens)
         variance = np.where(self._is_latency, latency_variance, self._errors**2)
+        variance = variance + self._is_work * _DEVIATION**2 / max(num_tokens / _STRETCH, 1.0)
         weight = np.where(known, 1.0 / variance, 0.0)
         row = self._row(setting, load)
         if row is None:

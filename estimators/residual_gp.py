@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float64]
 
 # Deviation that physics leaves of the logarithms.
-SCALE = {"energy": 0.012, "latency": 0.03, "pace": 0.02, "power": 0.012, "load": 0.02}
+SCALE = {"energy": 0.012, "latency": 0.03, "pace": 0.02, "power": 0.012, "load": 0.02, "work": 0.02}
 _LENGTH = 0.6
 _APART = 1e3  # between outputs, so that what is left of one says nothing of the other
 

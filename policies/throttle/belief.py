@@ -46,7 +46,8 @@ class Belief:
         first = "energy" if goal.maximize == "tokens_per_joule" else "pace"
         limits = {"latency": goal.latency_slo_s, "power": goal.power_cap_w, "load": _MOST_LOAD}
         limited = [name for name, limit in limits.items() if limit is not None]
-        self.outputs = (first, *limited)
+        self.limited = tuple(limited)
+        self.outputs = (first, *limited, "work")
         self.limits = np.log([limits[name] or 1.0 for name in limited])
         self.measured = Measured(len(space.knobs), self.outputs)
         _, deviations = unknown_features(space, space.grid)
@@ -66,6 +67,7 @@ class Belief:
             "latency": window.latency_s,
             "pace": window.window_s / window.num_tokens if window.num_tokens else np.nan,
             "power": window.power_w,
+            "work": window.busy * window.window_s / window.num_tokens if window.num_tokens else np.nan,
             "load": _USUAL_LOAD if unknown_load else np.nan,
         }
         values = np.array([shown[name] for name in self.outputs])
@@ -108,7 +110,8 @@ class Belief:
         weights = self._weights
         kind = max(weights, key=lambda kind: weights[kind])
         asked = self._asked(settings, np.tile(load, (len(settings), 1)), kind)
-        return self._fits[kind].predict(asked, unknown_features(self._space, settings)[0])
+        found = self._fits[kind].predict(asked, unknown_features(self._space, settings)[0])
+        return found[:-1]
 
     def posteriors(self, settings: Places, load: Floats) -> list[tuple[float, Floats, Floats]]:
         """Means and deviations (outputs, S) under a load (3,), by kind of host.
@@ -132,7 +135,7 @@ class Belief:
             (slope, coordinates(self._space, settings, loads)),
             self._scale,
         )  # fmt: skip
-        return mean + off, deviation
+        return (mean + off)[:-1], deviation[:-1]
 
     def state_dict(self) -> dict[str, NDArray[Any]]:
         """Windows, and where the fit is."""

@@ -184,7 +184,7 @@ class ConstrainedBO(ThrottlePolicy):
     def _calm(self, places: Places, load: Floats) -> Floats:
         """By how much settings (S, knobs) can be slower than one that kept all limits."""
         measured, limits = self._belief.measured, self._belief.limits
-        kept = (measured.mean[:, 1:-1] <= limits[:-1]).all(axis=1)
+        kept = (measured.mean[:, 1 : len(limits)] <= limits[:-1]).all(axis=1)
         kept &= distance(measured.loads, load) <= _SAME_LOAD
         return slowdown(self.space, places, measured.settings[kept])
 
@@ -255,8 +255,8 @@ class ConstrainedBO(ThrottlePolicy):
 
     def _certified(self, load: Floats) -> Bools:
         """Which settings (grid,) keep the SLO by physics alone; none if more is promised."""
-        measured, outputs = self._belief.measured, self._belief.outputs
-        if outputs[1:] != ("latency", "load"):
+        measured = self._belief.measured
+        if self._belief.limited != ("latency", "load"):
             return np.zeros(self.space.num_settings, np.bool_)
         latency, variance = measured.mean[:, 1], measured.variance[:, 1]
         slo_s = self.goal.latency_slo_s or np.inf
