@@ -99,6 +99,12 @@ class Window:
         return self.energy_j / self.num_tokens if self.num_tokens else float("nan")
 
     @property
+    def work_per_token_s(self) -> float:
+        """Seconds of steps a token; NaN where that is not known."""
+        worked_s = self.busy * self.window_s
+        return worked_s / self.num_tokens if self.num_tokens else float("nan")
+
+    @property
     def tokens_per_s(self) -> float:
         """Generated."""
         return self.num_tokens / self.window_s

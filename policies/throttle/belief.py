@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from flyball.estimators.decode_physics import Asked
 from flyball.estimators.measured import Measured
 from flyball.estimators.physical_fit import PhysicalFit
-from flyball.estimators.residual_gp import SCALE, posterior
+from flyball.estimators.residual_gp import SCALE, ResidualProcess
 from flyball.policies.throttle.asked import (
     ENDLESS,
     KNOWN,
@@ -67,7 +67,7 @@ class Belief:
             "latency": window.latency_s,
             "pace": window.window_s / window.num_tokens if window.num_tokens else np.nan,
             "power": window.power_w,
-            "work": window.busy * window.window_s / window.num_tokens if window.num_tokens else np.nan,
+            "work": window.work_per_token_s,
             "load": _USUAL_LOAD if unknown_load else np.nan,
         }
         values = np.array([shown[name] for name in self.outputs])
@@ -107,8 +107,7 @@ class Belief:
 
     def guess(self, settings: Places, load: Floats) -> Floats:
         """Means (outputs, S) by physics alone, of the more probable kind of host; quickly."""
-        weights = self._weights
-        kind = max(weights, key=lambda kind: weights[kind])
+        kind = self._likeliest
         asked = self._asked(settings, np.tile(load, (len(settings), 1)), kind)
         found = self._fits[kind].predict(asked, unknown_features(self._space, settings)[0])
         return found[:-1]
@@ -125,17 +124,43 @@ class Belief:
         ]
 
     def _of_kind(self, kind: float, settings: Places, loads: Floats) -> tuple[Floats, Floats]:
-        known, (asked, extra), fit = self.measured, self._known(kind), self._fits[kind]
-        prior, features = fit.linear(asked, extra)
-        new = self._asked(settings, loads, kind)
-        mean, slope = fit.linear(new, unknown_features(self._space, settings)[0])
-        off, deviation = posterior(
-            (features, coordinates(self._space, known.settings, known.loads),
-             known.mean.T - prior, known.variance.T),
-            (slope, coordinates(self._space, settings, loads)),
-            self._scale,
-        )  # fmt: skip
+        mean, slope, places = self._linear(kind, settings, loads)
+        off, deviation = self._process(kind).marginals(slope, places)
         return (mean + off)[:-1], deviation[:-1]
+
+    def _process(self, kind: float) -> ResidualProcess:
+        known, (asked, extra) = self.measured, self._known(kind)
+        prior, features = self._fits[kind].linear(asked, extra)
+        places = coordinates(self._space, known.settings, known.loads)
+        off = known.mean.T - prior
+        return ResidualProcess(features, places, off, known.variance.T, self._scale)
+
+    def _linear(
+        self, kind: float, settings: Places, loads: Floats
+    ) -> tuple[Floats, Floats, Floats]:
+        """Prior means (outputs, S), features and coordinates of settings."""
+        asked, extra = self._asked(settings, loads, kind), unknown_features(self._space, settings)
+        return (
+            *self._fits[kind].linear(asked, extra[0]),
+            coordinates(self._space, settings, loads),
+        )
+
+    def told(self, settings: Places, load: Floats, aim: Places) -> Floats:
+        """How much of what is unsure of an aim (knobs,) a window of settings (S, knobs) tells.
+
+        Shares (limits, S) of the variance, by the more probable kind of host.
+        """
+        kind = self._likeliest
+        loads = np.tile(load, (len(settings), 1))
+        asked = self._linear(kind, settings, loads)[1:]
+        at_aim = self._linear(kind, aim[None], load[None])[1:]
+        noise = self.measured.window_variance
+        return self._process(kind).told(asked, at_aim, noise)[1:-1]
+
+    @property
+    def _likeliest(self) -> float:
+        weights = self._weights
+        return max(weights, key=lambda kind: weights[kind])
 
     def state_dict(self) -> dict[str, NDArray[Any]]:
         """Windows, and where the fit is."""
