@@ -69,8 +69,9 @@ def test_slopes_are_those_of_predictions(limit: float) -> None:
 
 def test_a_machine_whose_queue_is_always_full_works_all_the_time_and_nobody_waits() -> None:
     asked = some(50, saturated=1.0, tokens_per_s=1e12, arrived_per_s=1e12)
-    energy, latency, pace, power, load = predict(MEAN, asked, OUTPUTS)
+    energy, latency, pace, power, load, work = predict(MEAN, asked, OUTPUTS)
     np.testing.assert_allclose(energy, power + pace)
+    np.testing.assert_allclose(work, pace)
     assert (np.exp(load) < 0.5).all()
     alone = replace(
         asked, saturated=0.0 * load, tokens_per_s=1e-9 + 0.0 * load, gathers=1.0 + 0.0 * load
