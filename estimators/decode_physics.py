@@ -296,14 +296,14 @@ def _limited(constants: Floats, asked: Asked) -> Floats:
 
 
 def predict(constants: Floats, asked: Asked, outputs: Sequence[str]) -> Floats:
-    """Logarithms of these of `OUTPUTS`, (outputs, S).
+    """Logarithms of these of `OUTPUTS`, (outputs, ..., S).
 
     Args:
-        constants: (P,), as in `PRIOR`.
+        constants: (P, ...), as in `PRIOR`.
         asked: (S,).
         outputs: by name.
     """
-    column = constants[:, None]
+    column = constants[..., None]
     return _predict(column, asked, _limited(column, asked), outputs)[0]
 
 

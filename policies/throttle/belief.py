@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from flyball.estimators.decode_physics import Asked
 from flyball.estimators.measured import Measured
 from flyball.estimators.physical_fit import PhysicalFit
-from flyball.estimators.residual_gp import SCALE, ResidualProcess
+from flyball.estimators.residual_gp import COMMON, SCALE, ResidualProcess
 from flyball.policies.throttle.asked import (
     ENDLESS,
     KNOWN,
@@ -56,7 +56,9 @@ class Belief:
         kinds = (0.0, 1.0) if np.isfinite(example.batch_limit).any() else (0.0,)
         self._fits = {kind: PhysicalFit(example, deviations, self.outputs) for kind in kinds}
         rough = any(knob.kind != "category" and knob.name not in KNOWN for knob in space.knobs)
-        self._scale = np.array([SCALE[name] for name in self.outputs]) * (_ROUGH if rough else 1)
+        factor = _ROUGH if rough else 1.0
+        self._scale = factor * np.array([SCALE[name] for name in self.outputs])
+        self._common = factor * np.array([COMMON.get(name, 0.0) for name in self.outputs])
 
     def learn(self, window: Window) -> None:
         """Take in a window."""
@@ -80,10 +82,9 @@ class Belief:
         """Fit physics to all that is kept."""
         known = self.measured
         if len(known.settings):
-            variance = (known.variance + self._scale**2).T
             for kind, fit in self._fits.items():
                 asked, extra = self._known(kind)
-                fit.fit(asked, extra, known.mean.T, variance)
+                fit.fit(asked, extra, known.mean.T, self._variance)
 
     @property
     def _weights(self) -> dict[float, float]:
@@ -126,14 +127,26 @@ class Belief:
     def _of_kind(self, kind: float, settings: Places, loads: Floats) -> tuple[Floats, Floats]:
         mean, slope, places = self._linear(kind, settings, loads)
         off, deviation = self._process(kind).marginals(slope, places)
+        asked, extra = self._known(kind)
+        if "latency" in self.limited:
+            new = self._asked(settings, loads, kind)
+            bend = self._fits[kind].bend(asked, extra, self._variance, new)
+            row = self.outputs.index("latency")
+            deviation[row] = np.sqrt(deviation[row] ** 2 + bend)
         return (mean + off)[:-1], deviation[:-1]
+
+    @property
+    def _variance(self) -> Floats:
+        """(outputs, n) of what was measured, with what physics leaves over."""
+        found: Floats = (self.measured.variance + self._scale**2).T
+        return np.where(np.isnan(self.measured.mean.T), np.nan, found)
 
     def _process(self, kind: float) -> ResidualProcess:
         known, (asked, extra) = self.measured, self._known(kind)
         prior, features = self._fits[kind].linear(asked, extra)
         places = coordinates(self._space, known.settings, known.loads)
         off = known.mean.T - prior
-        return ResidualProcess(features, places, off, known.variance.T, self._scale)
+        return ResidualProcess(features, places, off, known.variance.T, self._scale, self._common)
 
     def _linear(
         self, kind: float, settings: Places, loads: Floats
