@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import ndtri
 
-from flyball.estimators.decode_physics import TAIL
+from flyball.estimators.decode_asked import TAIL
 
 Floats = NDArray[np.float64]
 Places = NDArray[np.intp]

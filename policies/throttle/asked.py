@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from flyball.estimators.decode_physics import TAIL, Asked
+from flyball.estimators.decode_asked import TAIL, Asked
 from flyball.policies.throttle.base import Context
 from flyball.policies.throttle.space import Floats, Places, Space
 

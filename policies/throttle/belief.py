@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from flyball.estimators.decode_physics import Asked
+from flyball.estimators.decode_asked import Asked
 from flyball.estimators.measured import Measured
 from flyball.estimators.physical_fit import PhysicalFit
 from flyball.estimators.residual_gp import COMMON, SCALE, ResidualProcess
@@ -127,12 +127,6 @@ class Belief:
     def _of_kind(self, kind: float, settings: Places, loads: Floats) -> tuple[Floats, Floats]:
         mean, slope, places = self._linear(kind, settings, loads)
         off, deviation = self._process(kind).marginals(slope, places)
-        asked, extra = self._known(kind)
-        if "latency" in self.limited:
-            new = self._asked(settings, loads, kind)
-            bend = self._fits[kind].bend(asked, extra, self._variance, new)
-            row = self.outputs.index("latency")
-            deviation[row] = np.sqrt(deviation[row] ** 2 + bend)
         return (mean + off)[:-1], deviation[:-1]
 
     @property
@@ -157,6 +151,20 @@ class Belief:
             *self._fits[kind].linear(asked, extra[0]),
             coordinates(self._space, settings, loads),
         )
+
+    def bend(self, settings: Places, load: Floats) -> Floats:
+        """By how much variances (limits, S) exceed those that slopes tell, where far off.
+
+        See `PhysicalFit.bend`; of the more probable kind of host.
+        """
+        found = np.zeros((len(self.limits), len(settings)))
+        if "latency" in self.limited:
+            kind = self._likeliest
+            asked = self._asked(settings, np.tile(load, (len(settings), 1)), kind)
+            known, extra = self._known(kind)
+            row = self.limited.index("latency")
+            found[row] = self._fits[kind].bend(known, extra, self._variance, asked)
+        return found
 
     def told(self, settings: Places, load: Floats, aim: Places) -> Floats:
         """How much of what is unsure of an aim (knobs,) a window of settings (S, knobs) tells.

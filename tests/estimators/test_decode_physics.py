@@ -7,7 +7,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from flyball.estimators.decode_physics import NAMES, OUTPUTS, PRIOR, TAIL, Asked, predict, slopes
+from flyball.estimators.decode_asked import NAMES, OUTPUTS, PRIOR, TAIL, Asked
+from flyball.estimators.decode_physics import predict, slopes
 from flyball.estimators.physical_fit import PhysicalFit
 
 MEAN = np.array([mean for mean, _ in PRIOR.values()])
