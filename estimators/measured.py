@@ -20,7 +20,6 @@ _CLOSE = 0.04  # logarithms of loads, and acceptances, that differ by no more ar
 _STRETCH = 16.0  # tokens that a latency is taken over, about
 _QUANTILE = 0.99
 _DEVIATION = 0.1  # of logarithms of latencies, about
-_STALL, _STALLS = 0.075, 200.0  # what stalls add; readings that average them out
 _METER, _CLOCK = 0.015, 0.015  # relative errors of a window's joules and seconds besides
 _ERRORS = {"load": 0.7, "work": 0.005}
 _NEVER = 1e6  # variance of what no window shows
@@ -32,9 +31,9 @@ class Measured:
 
     Windows of one setting under one load are one row. A window with few tokens cannot show the
     99% quantile of latencies: of m readings it shows that of (0.99 (m - 1) + 0.6) / (m + 0.2), and
-    with an error of deviation x sqrt(p (1 - p) / m) / density; as stalls are rarer than that, it
-    holds one by chance. Repeats tell by how much errors are larger or smaller than
-    believed. Beyond 64 rows the oldest one of those far from the latest load goes.
+    with an error of deviation x sqrt(p (1 - p) / m) / density. Repeats tell by how much both
+    errors are larger or smaller than believed. Beyond 64 rows the oldest one of
+    those far from the latest load goes.
 
     Attributes:
         settings: (n, knobs).
@@ -168,5 +167,4 @@ def _tail(num_tokens: int) -> tuple[float, float]:
     normal = float(ndtri(share))
     density = np.exp(-(normal**2) / 2.0) / np.sqrt(2.0 * np.pi)
     error = _DEVIATION * np.sqrt(share * (1.0 - share) / m) / density
-    stall = _STALL**2 / (1.0 + m / _STALLS)
-    return TAIL * normal / float(ndtri(_QUANTILE)), float(_CLOCK**2 + error**2 + stall)
+    return TAIL * normal / float(ndtri(_QUANTILE)), float(_CLOCK**2 + error**2)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,8 +17,6 @@ _DEVIATION = np.array([deviation for _, deviation in PRIOR.values()])
 _DRAFT = ("draft", "draft_launch")
 _ROUNDS, _DAMPINGS = 12, 8
 _FEW = 8  # measurements that do not yet tell one end from another
-_UNKNOWN = 0.1  # share of the prior's variance, above which a direction is looked along
-_FAR = 2.0  # deviations
 _ENOUGH = 1e-3  # relative fall of the errors below which a round was the last
 
 
@@ -69,47 +66,6 @@ class PhysicalFit:
         at, by_constants = slopes(constants, asked, self._chosen, self._outputs)
         features = self._features(by_constants, extra)
         return at + coefficients @ extra.T - features @ self.z, features
-
-    def bend(self, known: Asked, extra: Floats, variance: Floats, asked: Asked) -> Floats:
-        """By how much the variance (S,) of a round's seconds exceeds that of its slopes.
-
-        What takes the longer of two times shows nothing of the shorter one: at the fit its
-        slope is next to nothing, and so is the deviation, until a clock falls far enough to make
-        it the longer one. With s and c half the difference and half the sum of f(z + 2 v) - f(z)
-        and f(z - 2 v) - f(z), f the logarithm of latency without a queue, each over the deviations
-        that it really is away, measurements and prior being asked:
-
-            sum of (|s| + c)^2 - s^2, where c is positive,
-
-        over directions v that measurements leave open, in the constants' posterior deviations.
-
-        Args:
-            known: (n,) settings that were measured.
-            extra: (n, F) of them.
-            variance: (K, n) of what was measured, NaN where it was not.
-            asked: (S,).
-        """
-        num = len(self._chosen)
-        seen = self.linear(known, extra)[1] / np.sqrt(variance)[:, :, None]
-        rows = np.nan_to_num(seen.reshape(-1, len(self.z)))
-        values, vectors = np.linalg.eigh(rows.T @ rows + np.eye(len(self.z)))
-        ways = _FAR * (vectors / np.sqrt(values))[:num, values < 1.0 / _UNKNOWN]
-        both = np.concatenate([ways, -ways, np.zeros((num, 1))], axis=1)
-        moved = np.repeat(self._unpack(self.z)[0][:, None], both.shape[1], axis=1)
-        moved[self._chosen] += _DEVIATION[self._chosen][:, None] * both
-        none = np.zeros_like(asked.core)
-        alone = replace(asked, tokens_per_s=none + 1e-9, gathers=none)
-        found = predict(moved, alone, ("latency",))[0]
-        # Along a bend measurements, too, object more than their slopes say.
-        there = predict(moved, known, self._outputs)
-        off = np.nan_to_num((there[:, :-1] - there[:, -1:]) / np.sqrt(variance)[:, None])
-        at = self.z[:num, None]
-        against = (off**2).sum(axis=(0, 2)) + ((at + both[:, :-1]) ** 2 - at**2).sum(axis=0)
-        away = np.sqrt(np.maximum(against, _FAR**2))[:, None]
-        up, down = np.split((found[:-1] - found[-1]) / away, 2)  # (ways, S)
-        slope, curve = np.abs(up - down) / 2.0, np.maximum(up + down, 0.0) / 2.0
-        more: Floats = ((slope + curve) ** 2 - slope**2).sum(axis=0)
-        return more
 
     def _features(self, by_constants: Floats, extra: Floats) -> Floats:
         num, width = len(self._chosen), len(self._coefficients)

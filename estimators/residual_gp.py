@@ -11,7 +11,6 @@ Floats = NDArray[np.float64]
 SCALE = {
     "energy": 0.012, "latency": 0.03, "pace": 0.02, "power": 0.012, "load": 0.02, "work": 0.02,
 }  # fmt: skip
-COMMON = {"latency": 0.024, "work": 0.018}  # of it, what a round's time has of its own
 _LENGTH = 0.6
 _APART = 1e3  # between outputs, so that what is left of one says nothing of the other
 
@@ -22,43 +21,35 @@ class ResidualProcess:
     With phi how an output changes with the constants, in their deviations, and x where it was
     measured, the covariance of two readings is
 
-        phi . phi' + ([same output] own^2 + common common') Matern_5/2(x, x'),
+        phi . phi' + [same output] scale^2 Matern_5/2(x, x'),
 
     a `SingleTaskGP` with known noise: its linear part is the (linearised) posterior of the
-    constants, the Matern part what physics has no constant for; of outputs that hold the time of
-    a round a part of that is one and the same.
+    constants, the Matern part what physics has no constant for.
 
     Args:
         features: (K, n, P) of the measurements.
         places: (n, C) where they were made.
         values: (K, n) less the prior mean, NaN where unknown.
         variances: (K, n) of their errors.
-        scale: (K,) deviation that physics leaves, sqrt(own^2 + common^2).
-        common: (K,) of it, what outputs have in common.
+        scale: (K,) deviation that physics leaves.
     """
 
     def __init__(
-        self, features: Floats, places: Floats, values: Floats, variances: Floats, scale: Floats,
-        common: Floats,
-    ) -> None:  # fmt: skip
+        self, features: Floats, places: Floats, values: Floats, variances: Floats, scale: Floats
+    ) -> None:
         import torch
         from botorch.models import SingleTaskGP
         from botorch.settings import validate_input_scaling
         from gpytorch.kernels import LinearKernel, MaternKernel
         from gpytorch.means import ZeroMean
 
-        self._scale, self._common, self._width = scale, common / scale, features.shape[2]
+        self._scale, self._width = scale, features.shape[2]
         there = ~np.isnan(values.ravel())
         linear = LinearKernel(active_dims=tuple(range(self._width)))
         linear.variance = 1.0
-        first, last = self._width, self._width + places.shape[1]
-        parts = []
-        for number, dims in enumerate((range(first, last + 1), range(first, last))):
-            smooth = MaternKernel(nu=2.5, active_dims=tuple(dims))
-            smooth.lengthscale = _LENGTH
-            share = LinearKernel(active_dims=(last + 1 + number,))
-            share.variance = 1.0
-            parts.append(smooth * share)
+        count = self._width + places.shape[1] + 1
+        smooth = MaternKernel(nu=2.5, active_dims=tuple(range(self._width, count)))
+        smooth.lengthscale = _LENGTH
         unit = scale[:, None]
         self._at = torch.from_numpy(self._rows(features, places)[there])
         shown = torch.from_numpy((values / unit).ravel()[there][:, None])
@@ -68,7 +59,7 @@ class ResidualProcess:
                 self._at,
                 shown,
                 noise,
-                covar_module=linear + parts[0] + parts[1],
+                covar_module=linear + smooth,
                 mean_module=ZeroMean(),
                 outcome_transform=None,
             )
@@ -121,8 +112,7 @@ class ResidualProcess:
         wide = rows[:, : self._width].reshape(num, -1, self._width)
         deep = across.reshape(len(across), num, -1)
         own = np.einsum("ksp,lsp->skl", wide, wide) - np.einsum("nks,nls->skl", deep, deep)
-        own += np.diag(1.0 - self._common**2 + 1e-6 + noise / self._scale**2)
-        own += self._common[:, None] * self._common
+        own += np.diag(1.0 + 1e-6 + noise / self._scale**2)
         there = np.einsum("aks->ska", shared)
         taken = (there * np.linalg.solve(own, there)).sum(axis=1).T
         variance = (goal[:, : self._width] ** 2).sum(axis=1) + 1.0 - (across_goal**2).sum(axis=0)
@@ -141,15 +131,10 @@ class ResidualProcess:
         return found
 
     def _rows(self, features: Floats, places: Floats) -> Floats:
-        """Inputs (K S, P + C + 3): features in units of the scale, places, which output it is.
-
-        And shares, of its own and in common, of what physics leaves.
-        """
-        scaled, one = features / self._scale[:, None, None], np.ones((len(places), 3))
-        own = np.sqrt(1.0 - self._common**2)
-        return np.concatenate(
-            [
-                np.column_stack([part, places, one * (k * _APART, own[k], self._common[k])])
-                for k, part in enumerate(scaled)
-            ]
-        )
+        """Inputs (K S, P + C + 1): features in units of the scale, places, which output it is."""
+        scaled = features / self._scale[:, None, None]
+        parts = [
+            np.column_stack([part, places, np.full(len(places), k * _APART)])
+            for k, part in enumerate(scaled)
+        ]
+        return np.concatenate(parts)

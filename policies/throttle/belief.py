@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from flyball.estimators.decode_asked import Asked
 from flyball.estimators.measured import Measured
 from flyball.estimators.physical_fit import PhysicalFit
-from flyball.estimators.residual_gp import COMMON, SCALE, ResidualProcess
+from flyball.estimators.residual_gp import SCALE, ResidualProcess
 from flyball.policies.throttle.asked import (
     ENDLESS,
     KNOWN,
@@ -58,7 +58,6 @@ class Belief:
         rough = any(knob.kind != "category" and knob.name not in KNOWN for knob in space.knobs)
         factor = _ROUGH if rough else 1.0
         self._scale = factor * np.array([SCALE[name] for name in self.outputs])
-        self._common = factor * np.array([COMMON.get(name, 0.0) for name in self.outputs])
 
     def learn(self, window: Window) -> None:
         """Take in a window."""
@@ -140,7 +139,7 @@ class Belief:
         prior, features = self._fits[kind].linear(asked, extra)
         places = coordinates(self._space, known.settings, known.loads)
         off = known.mean.T - prior
-        return ResidualProcess(features, places, off, known.variance.T, self._scale, self._common)
+        return ResidualProcess(features, places, off, known.variance.T, self._scale)
 
     def _linear(
         self, kind: float, settings: Places, loads: Floats
@@ -151,20 +150,6 @@ class Belief:
             *self._fits[kind].linear(asked, extra[0]),
             coordinates(self._space, settings, loads),
         )
-
-    def bend(self, settings: Places, load: Floats) -> Floats:
-        """By how much variances (limits, S) exceed those that slopes tell, where far off.
-
-        See `PhysicalFit.bend`; of the more probable kind of host.
-        """
-        found = np.zeros((len(self.limits), len(settings)))
-        if "latency" in self.limited:
-            kind = self._likeliest
-            asked = self._asked(settings, np.tile(load, (len(settings), 1)), kind)
-            known, extra = self._known(kind)
-            row = self.limited.index("latency")
-            found[row] = self._fits[kind].bend(known, extra, self._variance, asked)
-        return found
 
     def told(self, settings: Places, load: Floats, aim: Places) -> Floats:
         """How much of what is unsure of an aim (knobs,) a window of settings (S, knobs) tells.

@@ -32,7 +32,7 @@ class ConstrainedBOSettings(ThrottleSettings):
 
     policy: Literal["constrained_bo"] = "constrained_bo"
     trial_confidence: float = Field(
-        default=1.2, ge=0.0, description="Deviations by which a trial is to keep the promises."
+        default=1.6, ge=0.0, description="Deviations by which a trial is to keep the promises."
     )
     confidence: float = Field(default=2.8, ge=0.0, description="The same for what stays in force.")
     least_gain: float = Field(
@@ -141,8 +141,7 @@ class ConstrainedBO(ThrottlePolicy):
         rows = candidates(self.space, guess, belief.limits, sure | (calm <= STEP), known)
         places, measured = self.space.grid[rows], np.isin(rows, np.append(known, rows[-1]))
         judged = judge(
-            belief.posteriors(places, load), belief.limits, belief.bend(places, load),
-            sure[rows], calm[rows],
+            belief.posteriors(places, load), belief.limits, sure[rows], calm[rows],
             self.settings.confidence, self.settings.trial_confidence,
         )  # fmt: skip
         near = self._trust.holds(self.space, places, places[measured & kept[rows]])

@@ -51,9 +51,8 @@ class Judged:
 
 
 def judge(
-    believed: Believed, limits: Floats, bend: Floats, sure: Bools, calm: Floats, stays: float,
-    tries: float,
-) -> Judged:  # fmt: skip
+    believed: Believed, limits: Floats, sure: Bools, calm: Floats, stays: float, tries: float
+) -> Judged:
     """Judge settings (S,), the safe one last.
 
     How busy the machine is, the last of the limits, may stay unsure for long. Settings that were
@@ -62,7 +61,6 @@ def judge(
     Args:
         believed: of them.
         limits: (K,).
-        bend: (K, S) what slopes leave out of their variances; it counts where far over would be.
         sure: those that physics certifies.
         calm: by how much they can be slower than one that was measured to keep all limits.
         stays: deviations by which what stays in force keeps the limits.
@@ -77,7 +75,7 @@ def judge(
         stay[-1] |= calm <= 1.0
         keeps &= stay.all(axis=0)
         enough = slack >= tries * doubt
-        enough &= slack + np.log(FAR_OVER) >= _SURE * np.sqrt(doubt**2 + bend)
+        enough &= slack + np.log(FAR_OVER) >= _SURE * doubt
         enough[-1] = (slack[-1] >= _LOAD_SURE * doubt[-1]) | (calm <= STEP)
         unsure |= ~enough
         likely &= (slack >= 0.0).all(axis=0)

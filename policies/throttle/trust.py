@@ -8,7 +8,7 @@ from flyball.policies.throttle.certified import slowdown
 from flyball.policies.throttle.space import Bools, Places, Space
 
 _FIRST, _LEAST, _MOST = np.log(2.0), np.log(1.1), np.log(64.0)
-_GROWS, _SHRINKS = 1.5, 0.5
+_GROWS, _SHRINKS = 1.25, 0.5
 
 
 class TrustRegion:

@@ -10,7 +10,6 @@ import pytest
 from flyball.estimators.residual_gp import ResidualProcess
 
 SCALE = np.array([0.02, 0.05])
-COMMON = np.array([0.01, 0.03])
 NOISE = np.array([1e-4, 4e-4])
 
 
@@ -25,7 +24,7 @@ def make(num: int, seed: int = 0) -> tuple[ResidualProcess, Any, Any, Any]:
     values = 0.1 * rng.standard_normal((2, num))
     variances = np.repeat(NOISE[:, None], num, axis=1)
     return (
-        ResidualProcess(features, places, values, variances, SCALE, COMMON),
+        ResidualProcess(features, places, values, variances, SCALE),
         features,
         places,
         values,
@@ -47,9 +46,7 @@ def test_marginals_are_those_of_the_covariance_written_out() -> None:
         linear = np.einsum("kip,ljp->kilj", one, two)
         smooth = matern(at, there)
         for k in range(2):
-            linear[k, :, k] += (SCALE[k] ** 2 - COMMON[k] ** 2) * smooth
-            for other in range(2):
-                linear[k, :, other] += COMMON[k] * COMMON[other] * smooth
+            linear[k, :, k] += SCALE[k] ** 2 * smooth
         return linear.reshape(2 * len(at), 2 * len(there))
 
     known = covariance(features, places, features, places) + np.diag(np.repeat(NOISE, 4))
@@ -65,7 +62,7 @@ def test_what_was_not_shown_is_left_out() -> None:
     rng = np.random.default_rng(2)
     features, places = draw(rng, 3)
     shown = np.array([[0.1, 0.2, 0.3], [np.nan] * 3])
-    process = ResidualProcess(features, places, shown, np.full((2, 3), 1e-6), SCALE, COMMON)
+    process = ResidualProcess(features, places, shown, np.full((2, 3), 1e-6), SCALE)
     mean, deviation = process.marginals(features, places)
     np.testing.assert_allclose(mean[0], shown[0], atol=0.01)
     assert (deviation[1] > 0.04).all()
@@ -85,7 +82,6 @@ def test_what_a_window_is_said_to_tell_is_what_it_tells(seed: int) -> None:
             np.concatenate([values, np.zeros((2, 1))], axis=1),
             np.repeat(NOISE[:, None], 6, axis=1),
             SCALE,
-            COMMON,
         )
         after = more.marginals(aim, at)[1][:, 0] ** 2
         np.testing.assert_allclose(told[:, k], 1.0 - after / before, atol=1e-4)
