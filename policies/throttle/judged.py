@@ -61,7 +61,7 @@ def judge(
     Args:
         believed: of them.
         limits: (K,).
-        sure: those that physics certifies.
+        sure: those that physics certifies; it counts where the mean agrees, as acceptance drifts.
         calm: by how much they can be slower than one that was measured to keep all limits.
         stays: deviations by which what stays in force keeps the limits.
         tries: deviations by which a trial does.
@@ -80,6 +80,7 @@ def judge(
         unsure |= ~enough
         likely &= (slack >= 0.0).all(axis=0)
         cost += weight * (mean[0] + _CAUTION * deviation[0])
+    sure = sure & likely
     keeps, unsure = keeps | sure, unsure & ~sure
     keeps[-1], unsure[:, -1] = True, False  # the safe setting: nothing is known to be better
     allowed: Bools = ~np.any(unsure, axis=0)

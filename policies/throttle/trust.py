@@ -16,7 +16,7 @@ class TrustRegion:
 
     The first window says how long a round takes, and next to nothing of what it is made of: at a
     fifth of the CPU's clock latency was 2.5 times what was believed, four deviations off. A
-    window that keeps the limits makes the region wider by half in logarithms, one that breaks
+    window that keeps the limits makes the region wider by a quarter in logarithms, one that breaks
     them halves it.
 
     Attributes:
