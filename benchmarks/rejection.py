@@ -28,14 +28,14 @@ from benchmarks.rejection_best import (
     SIZES,
     best_of_n,
     noise,
-    promise,
+    num_orders,
     sections,
     shift,
 )
 from benchmarks.rejection_live import LIVE_SIZES, live
 from benchmarks.rejection_pool import Pool, make_pool
 from benchmarks.rejection_prefixes import Prefixes
-from benchmarks.rejection_summary import summarise
+from benchmarks.rejection_summary import averaged, summarise
 from benchmarks.rejection_votes import right_by_vote, vote
 from flyball.demo.reasoner_loader import load_reasoner
 from flyball.estimators.partial_reward import PartialReward
@@ -79,8 +79,7 @@ def main() -> None:
         ("best_of_n", ("policy", "n", "accuracy", "saved", "wrong", "audited")),
         ("beams", ("policy", "n", "accuracy", "saved", "wrong", "audited")),
     ):
-        own = [row for row in rows if row["part"] == part and _worth_showing(row)]
-        own.sort(key=lambda row: row["n"])
+        own = [row for row in averaged(rows, part) if _worth_showing(row)]
         report.print_table(part, own, columns)
     summary = summarise(rows)
     report.print_summary(summary)
@@ -112,20 +111,19 @@ def _pool(mix: str, num_problems: int, seed: int) -> list[tuple[str, Pool]]:
 
 def _replays(seed: int) -> list[Job]:
     """Everything that is decided on the pools."""
-    jobs: list[Job] = [(_best, (size, name)) for size in SIZES for name in sections()]
-    splits = [(risk, seed, split) for risk in RISKS for split in range(NUM_SPLITS)]
-    jobs += [(_promise, (size, *split)) for size in LIVE_SIZES for split in splits]
-    jobs += [(_shift, split) for split in splits]
+    jobs: list[Job] = [
+        (_best, (size, name, seed, split))
+        for size in reversed(SIZES)
+        for name in sections()
+        for split in range(num_orders(size, name))
+    ]
+    jobs += [(_shift, (risk, seed, split)) for risk in RISKS for split in range(NUM_SPLITS)]
     jobs += [(_noise, (seed,)), (_correlation, ())]
     return jobs + [(_votes, (size,)) for size in _VOTES]
 
 
-def _best(size: int, name: str) -> dict[str, Any]:
-    return best_of_n(_pools["usual"], size, name)
-
-
-def _promise(size: int, risk: float, seed: int, split: int) -> dict[str, Any]:
-    return promise(_pools["usual"], size, risk, seed, split)
+def _best(size: int, name: str, seed: int, split: int) -> dict[str, Any]:
+    return best_of_n(_pools["usual"], size, name, seed, split)
 
 
 def _shift(risk: float, seed: int, split: int) -> list[dict[str, Any]]:

@@ -23,7 +23,7 @@ WIDTH = 4
 STEP_CHECKS = (1, 2, 3, 4, 6, 8, 12, 16)
 TAUS = (1, 2, 4, 8)
 RISK = 0.1
-WORTHS = (5000, 10_000, 20_000)  # tokens that a win is worth
+WORTHS = (10_000, 20_000, 40_000)  # tokens that a win is worth
 _SMALL = 8  # expansions up to which fewer policies are tried
 _AT_ONCE = 25  # problems of a turn
 _MAX_STEPS, _MAX_STEP_TOKENS = 20, 256
@@ -33,7 +33,7 @@ def sections(size: int = max(SIZES)) -> dict[str, dict[str, Any] | None]:
     """The policies that prune so many expansions; None stops nobody."""
     found: dict[str, dict[str, Any] | None] = {"none": None}
     few = size <= _SMALL
-    for worth in WORTHS[1:2] if few else WORTHS:
+    for worth in WORTHS[:1] if few else WORTHS:
         found[f"conformal {RISK} worth {worth}"] = {
             **conformal(RISK),
             "value_of_winning": float(worth),

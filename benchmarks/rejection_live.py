@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.rejection_best import RISKS, conformal
+from benchmarks.rejection_best import RISKS, TIE, conformal
 from benchmarks.rejection_pool import (
     MAX_NEW_TOKENS,
     SAMPLING,
@@ -35,6 +35,7 @@ class Player:
 
     Attributes:
         right: whether each answer was right.
+        best: score of each candidate that won.
         seconds: of all searches.
         num_tokens: generated, by stopped candidates too.
     """
@@ -42,6 +43,7 @@ class Player:
     def __init__(self, models: Reasoner, name: str, section: dict[str, Any] | None) -> None:
         self.name = name
         self.right: list[bool] = []
+        self.best: list[float] = []
         self.seconds = 0.0
         self.num_tokens = 0
         self._models = models
@@ -90,6 +92,7 @@ class Player:
             answer = written_answer(self._models, result.tokens)
             self.right.append(answer is not None and is_right(problem, answer[1]))
             self.num_tokens += result.num_tokens
+            self.best.append(result.candidates[result.best].score)
 
 
 def live(
@@ -107,7 +110,13 @@ def live(
                 problems[some], seeds[some], method="best_of_n", num_candidates=size
             )
             advance()
-    return [{"part": "live", "n": size, **player.result()} for player in players]
+    best = np.array(players[0].best)
+    # Seeds make the same candidates, so a lower best is a winner that was stopped.
+    wrong = [float(np.mean(best - np.array(player.best) > TIE)) for player in players]
+    return [
+        {"part": "live", "n": size, "wrong": share, **player.result()}
+        for share, player in zip(wrong, players, strict=True)
+    ]
 
 
 def _drawn(num_problems: int, seed: int) -> tuple[list[Problem], list[int]]:

@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.rejection_summary import averaged
+
 COLOURS = {"none": "#555555", "conformal": "#2e7d32", "top_fraction": "#1f4e79"}
 GREY = "#9aa7b5"
 _SIZE = 16
@@ -34,8 +36,8 @@ def draw(rows: Rows, path: Path) -> None:
     import matplotlib.pyplot as plt
 
     figure, axes = plt.subplots(1, 3, figsize=(13, 4.2), constrained_layout=True)
-    _trade(axes[0], [row for row in rows if row["part"] == "best_of_n"], "best of n")
-    _trade(axes[1], [row for row in rows if row["part"] == "beams"], "beams")
+    _trade(axes[0], averaged(rows, "best_of_n"), "best of n")
+    _trade(axes[1], averaged(rows, "beams"), "beams")
     _curve(axes[2], [row for row in rows if row["part"] == "correlation"])
     figure.savefig(path, dpi=110)
     plt.close(figure)

@@ -7,6 +7,9 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.rejection_best import RISKS
+from benchmarks.rejection_live import LIVE_SIZES
+
 Rows = Sequence[dict[str, Any]]
 
 _POINT = 0.005  # of accuracy that a policy may lose and still count as equal
@@ -16,16 +19,18 @@ def summarise(rows: Rows) -> dict[str, Any]:
     """By part; policies' savings at equal accuracy."""
     summary: dict[str, Any] = {}
     for part in ("best_of_n", "beams"):
-        own = [row for row in rows if row["part"] == part]
+        own = averaged(rows, part)
         if own:
             summary[part] = {
                 f"n={size}": _savings([row for row in own if row["n"] == size])
                 for size in sorted({row["n"] for row in own})
             }
-    for name, make in (("promise", _promise), ("shift", _shift)):
-        own = [row for row in rows if row["part"] == name]
-        if own:
-            summary[name] = make(own)
+    promised = [row for row in rows if row["part"] == "best_of_n" and _is_promised(row)]
+    if promised:
+        summary["promise"] = _promise(promised)
+    shifted = [row for row in rows if row["part"] == "shift"]
+    if shifted:
+        summary["shift"] = _shift(shifted)
     summary["noise"] = {
         f"n={row['n']}": f"{row['stopped']:.3f} of all candidates stopped"
         for row in rows
@@ -38,6 +43,32 @@ def summarise(rows: Rows) -> dict[str, Any]:
     if live:
         summary["live"] = _live(live)
     return summary
+
+
+def averaged(rows: Rows, part: str) -> list[dict[str, Any]]:
+    """What policies saved and lost, over the orders in which they met the problems."""
+    found: list[dict[str, Any]] = []
+    own = [row for row in rows if row["part"] == part]
+    for size, name in sorted({(row["n"], row["policy"]) for row in own}):
+        same = [row for row in own if (row["n"], row["policy"]) == (size, name)]
+        wrong = [row["wrong"] for row in same if row.get("wrong") is not None]
+        found.append(
+            {
+                "policy": name,
+                "n": size,
+                "orders": len(same),
+                "accuracy": float(np.mean([row["accuracy"] for row in same])),
+                "saved": 1.0 / float(np.mean([1.0 / row["saved"] for row in same])),
+                "wrong": float(np.mean(wrong)) if wrong else None,
+                "audited": float(np.mean([row.get("audited", 0.0) for row in same])),
+            }
+        )
+    return found
+
+
+def _is_promised(row: dict[str, Any]) -> bool:
+    """Whether a row is one of many orders, under a risk that is promised."""
+    return row["n"] in LIVE_SIZES and row["policy"] in [f"conformal {risk}" for risk in RISKS]
 
 
 def _savings(rows: Rows) -> dict[str, Any]:
@@ -69,14 +100,13 @@ def _line(saved: float, lost: float, wrong: float | None) -> str:
 
 def _promise(rows: Rows) -> dict[str, Any]:
     found = {}
-    for risk, size in sorted({(row["risk"], row["n"]) for row in rows}):
-        own = [row for row in rows if (row["risk"], row["n"]) == (risk, size)]
+    for name, size in sorted({(row["policy"], row["n"]) for row in rows}):
+        own = [row for row in rows if (row["policy"], row["n"]) == (name, size)]
         wrong = np.array([row["wrong"] for row in own])
-        found[f"risk {risk}, n={size}"] = {
+        found[f"{name}, n={size}"] = {
             "splits": len(own),
             "mean rate": float(wrong.mean()),
             "highest": float(wrong.max()),
-            "saves": float(np.mean([row["saved"] for row in own])),
             "stopped": float(np.mean([row["stopped"] for row in own])),
         }
     return found
@@ -123,7 +153,8 @@ def _live(rows: Rows) -> dict[str, Any]:
         found[f"n={size}"] = {
             name: f"{base['seconds'] / row['seconds']:.2f} times as fast, "
             f"{base['flops'] / row['flops']:.2f} times fewer operations, accuracy "
-            f"{100 * (row['accuracy'] - base['accuracy']):+.1f} points"
+            f"{100 * (row['accuracy'] - base['accuracy']):+.1f} points, winners wrongly stopped "
+            f"{row['wrong']:.3f}"
             for name, row in own.items()
         }
     return found

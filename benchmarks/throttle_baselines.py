@@ -75,6 +75,13 @@ class PlainConstrainedEI(_Searcher):
     as it is described.
     """
 
+    def __init__(
+        self, settings: Any, space: Space, goal: Goal, rng: np.random.Generator, num_trials: int
+    ) -> None:
+        super().__init__(settings, space, goal, rng, num_trials)
+        grid = _logs(space, space.grid)
+        self._bounds = grid.min(axis=0), grid.max(axis=0)
+
     def _next(self) -> Places:
         if len(self._rows) < _START:
             return self._drawn()
@@ -112,4 +119,14 @@ class PlainConstrainedEI(_Searcher):
         return np.stack(mean), np.stack(deviation)
 
     def _inputs(self, places: Places) -> Floats:
-        return coordinates(self.space, places, np.ones((len(places), 3)))
+        """Knobs in [0, 1], which BoTorch's priors expect."""
+        low, high = self._bounds
+        varies = high > low
+        inputs = _logs(self.space, places)
+        scaled: Floats = (inputs[:, varies] - low[varies]) / (high - low)[varies]
+        return scaled
+
+
+def _logs(space: Space, places: Places) -> Floats:
+    """Knobs as the physics sees them, under a load that stays."""
+    return coordinates(space, places, np.ones((len(places), 3)))

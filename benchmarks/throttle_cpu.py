@@ -168,15 +168,14 @@ def tune(
     windows: list[dict[str, Any]] = []
     spent = Spent()
     with govern(models.target, [models.draft], policy=policy, on_round=spent.note) as gov:
-        while True:
+        # The first call opens the throttle; one prompt is over before its first window is.
+        decode(gov, work, 1, _MOST_ROWS, spent)
+        throttle = gov.session.throttle
+        assert throttle is not None
+        _listen(throttle.policy, throttle.space, windows)
+        while throttle.policy.searching and throttle.num_windows < _MOST_WINDOWS:
             decode(gov, work, count, _MOST_ROWS, spent)
-            throttle = gov.session.throttle
-            assert throttle is not None
-            policy_made = throttle.policy
-            if len(windows) == 0:
-                _listen(policy_made, throttle.space, windows)
-            if not policy_made.searching or throttle.num_windows >= _MOST_WINDOWS:
-                return throttle.space.named(throttle.setting), windows
+        return throttle.space.named(throttle.setting), windows
 
 
 def _listen(policy: Any, space: Any, windows: list[dict[str, Any]]) -> None:

@@ -77,6 +77,8 @@ class Contests:
     Args:
         file: says which policy; without a section nobody is ever stopped.
         guard: counts faults, as "rejection".
+        token_price: of one more row in a batch of so many, in tokens (`Load`); None where nobody
+            knows.
 
     Attributes:
         num_groups: groups that were opened.
@@ -84,9 +86,12 @@ class Contests:
         num_stopped: candidates that the policy stopped.
     """
 
-    def __init__(self, file: PolicyFile, guard: Guard) -> None:
+    def __init__(
+        self, file: PolicyFile, guard: Guard, token_price: Callable[[int], float] | None = None
+    ) -> None:
         self._file = file
         self._guard = guard
+        self._token_price = token_price
         self._pool = SlotPool()
         self._policy = self._make()
         self._book = _Book(len(self.checks))
@@ -131,6 +136,12 @@ class Contests:
     def begin(self, group: Ints, member: Ints) -> None:
         """These members (n,) are on their way; of others only what is reviewed is known."""
         self._book.begin(group, member)
+
+    def load(self, num_rows: int, memory_short: bool) -> Load:
+        """What seconds and memory allow where so many rows decode at a time."""
+        if self._token_price is None:
+            return Load(memory_short=memory_short)
+        return Load(self._token_price(num_rows), memory_short)
 
     def review(self, candidates: Candidates, load: Load) -> Stops:
         """Who is to stop in the groups of these candidates, after what the host says of them.

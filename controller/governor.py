@@ -83,7 +83,7 @@ class Governor:
         self._ensemble: Ensemble | None = None
         if host.num_members and policy.ensemble is not None:
             self._ensemble = Ensemble(policy, host.num_members, self._pool)
-        self.contests = Contests(policy, self._guard)
+        self.contests = Contests(policy, self._guard, self._token_price)
         self._beliefs = self._make_beliefs()
         self._recording = open_recording(policy, host)
 
@@ -258,7 +258,7 @@ class Governor:
         step.planned = plan.draft_len
         return plan
 
-    def token_price(self, batch_size: int) -> float:
+    def _token_price(self, batch_size: int) -> float:
         """What one more row's token costs in a batch, in tokens: from 0 to 1; see `Load`."""
         try:
             return self._beliefs.token_price(batch_size)

@@ -82,4 +82,5 @@ class WindowSums:
             energy_j=energy_j,
             latency_s=self.latencies.quantile(share),
             num_waiting=num_waiting,
+            busy=min(self.steps_s / window_s, 1.0),
         )

@@ -154,10 +154,9 @@ class AuditedGroups:
             ]
         )
 
-    def first_median(self) -> float:
-        """Median score at the first checkpoint; NaN where none is known."""
-        first = self._score[:, :, 0]
-        return float(np.nanmedian(first)) if not np.isnan(first).all() else float("nan")
+    def ends(self) -> Floats:
+        """The best final score of each group, ascending."""
+        return np.sort(np.nanmax(self._final, axis=1))
 
     def threshold(self, risk: float) -> tuple[float, float]:
         """The least threshold within the risk, and the share of tokens that it would have saved.

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import ndtri
 
-from flyball.estimators.decode_physics import TAIL
+from flyball.estimators.decode_asked import TAIL
 
 Floats = NDArray[np.float64]
 Places = NDArray[np.intp]
@@ -21,7 +21,8 @@ _STRETCH = 16.0  # tokens that a latency is taken over, about
 _QUANTILE = 0.99
 _DEVIATION = 0.1  # of logarithms of latencies, about
 _METER, _CLOCK = 0.015, 0.015  # relative errors of a window's joules and seconds besides
-_ERRORS = {"load": 0.7}
+_ERRORS = {"load": 0.7, "work": 0.005}
+_NEVER = 1e6  # variance of what no window shows
 _BELIEVED = 6.0  # windows that these are worth against repeats
 
 
@@ -31,8 +32,8 @@ class Measured:
     Windows of one setting under one load are one row. A window with few tokens cannot show the
     99% quantile of latencies: of m readings it shows that of (0.99 (m - 1) + 0.6) / (m + 0.2), and
     with an error of deviation x sqrt(p (1 - p) / m) / density. Repeats tell by how much both
-    errors are larger or smaller than believed. Beyond 64 rows the oldest one of those far from
-    the latest load goes.
+    errors are larger or smaller than believed. Beyond 64 rows the oldest one of
+    those far from the latest load goes.
 
     Attributes:
         settings: (n, knobs).
@@ -49,6 +50,8 @@ class Measured:
 
     def __init__(self, num_knobs: int, outputs: Sequence[str]) -> None:
         self._is_latency = np.array([name == "latency" for name in outputs])
+        self._is_load = np.array([name == "load" for name in outputs])
+        self._is_work = np.array([name == "work" for name in outputs])
         self._errors = np.array([_ERRORS.get(name, _METER) for name in outputs])
         self.settings = np.empty((0, num_knobs), np.intp)
         self.loads = np.empty((0, 3))
@@ -57,6 +60,7 @@ class Measured:
         self.level = np.empty(0)
         self.arrived = np.empty(0)
         self._repeats = np.full((2, len(outputs)), _BELIEVED)
+        self._latest = self._errors**2  # variances of a window's errors, as believed
 
     def add(
         self, setting: Places, load: Floats, value: Floats, num_tokens: int, arrived: float
@@ -67,7 +71,9 @@ class Measured:
             return
         level, latency_variance = _tail(num_tokens)
         variance = np.where(self._is_latency, latency_variance, self._errors**2)
+        variance = variance + self._is_work * _DEVIATION**2 / max(num_tokens / _STRETCH, 1.0)
         weight = np.where(known, 1.0 / variance, 0.0)
+        self._latest = np.where(self._is_load, _NEVER, variance)
         row = self._row(setting, load)
         if row is None:
             self._append(setting, load, np.where(known, value, np.nan), weight, (level, arrived))
@@ -92,6 +98,12 @@ class Measured:
         """(n, K) of the means' errors."""
         factor = self._repeats[0] / self._repeats[1]
         found: Floats = factor / np.maximum(self.weight, 1e-9)
+        return found
+
+    @property
+    def window_variance(self) -> Floats:
+        """(K,) of the errors of another window like the latest; huge of what none shows."""
+        found: Floats = self._latest * self._repeats[0] / self._repeats[1]
         return found
 
     def _row(self, setting: Places, load: Floats) -> int | None:
@@ -130,6 +142,7 @@ class Measured:
             "level": self.level,
             "arrived": self.arrived,
             "repeats": self._repeats,
+            "latest": self._latest,
         }
 
     def load_state_dict(self, state: dict[str, NDArray[Any]]) -> None:
@@ -137,6 +150,7 @@ class Measured:
         for name in _COLUMNS:
             setattr(self, name, state[name].copy())
         self._repeats = state["repeats"].copy()
+        self._latest = state["latest"].copy()
 
 
 def distance(loads: Floats, load: Floats) -> Floats:

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from flyball.estimators.decode_physics import NAMES, PRIOR, Asked, predict, slopes
+from flyball.estimators.decode_asked import NAMES, PRIOR, Asked
+from flyball.estimators.decode_physics import predict, slopes
 
 Floats = NDArray[np.float64]
 

@@ -11,6 +11,14 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 torch.set_num_threads(1)  # small tensors: a second thread costs more than it brings
 
 
+@pytest.fixture(scope="module", autouse=True)
+def threads_of_torch() -> Iterator[None]:
+    """An engine of vLLM puts a function that does nothing in the place of torch's."""
+    own = torch.set_num_threads
+    yield
+    torch.set_num_threads = own
+
+
 def tiny_llama(
     num_layers: int, vocab_size: int, seed: int, *, spread: float = 0.3, eos: int | None = None
 ) -> LlamaForCausalLM:

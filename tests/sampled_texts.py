@@ -67,17 +67,17 @@ def draw_counts_from_a_queue(
     """The same where rows that end make room for the next prompts of a queue."""
     torch.manual_seed(7)
     settings = {"do_sample": True, "top_k": 0, **warp}
-    prompts, config = gov.prepare(PROMPT, LENGTH, settings)
+    prompts, config = gov.session.prepare(PROMPT, LENGTH, settings)
     with torch.inference_mode():
         queue = deque([lambda: prompts] * (CALLS * ROWS))
-        texts = gov.assemble(ROWS, config, queue, prompts).run()
+        texts = gov.session.assemble(ROWS, config, queue, prompts).run()
     return count_texts(np.stack(texts)[:, len(PROMPT) :], VOCAB)
 
 
 def draw_counts_by_seeds(gov: GovernedGenerate, warp: dict[str, float]) -> np.ndarray:
     """How often each text was drawn by seeds 0, 1, 2, and so on."""
     settings = {"do_sample": True, "top_k": 0, **warp}
-    prompts, config = gov.prepare(PROMPT, LENGTH, settings)
+    prompts, config = gov.session.prepare(PROMPT, LENGTH, settings)
     tokens = np.repeat(prompts.tokens, ROWS, axis=0)
     counts = np.zeros(VOCAB**LENGTH)
     for call in range(CALLS):
@@ -85,7 +85,7 @@ def draw_counts_by_seeds(gov: GovernedGenerate, warp: dict[str, float]) -> np.nd
         group = replace(prompts, tokens=tokens, num_padding=np.zeros(ROWS, np.int64), seeds=seeds)
         queue = deque([functools.partial(_as_is, group)])
         with torch.inference_mode():
-            texts = gov.assemble(ROWS, config, queue, group).run()
+            texts = gov.session.assemble(ROWS, config, queue, group).run()
         counts += count_texts(np.stack(texts)[:, len(PROMPT) :], VOCAB)
     return counts
 

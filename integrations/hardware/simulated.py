@@ -128,16 +128,21 @@ class SimulatedDevice:
         """What so many seconds under the setting and this load show."""
         shown_j = self._shown_j
         drawn_j = self._drawn_j
-        generated = 0.0
+        generated = worked_s = 0.0
         for part_s in _parts(seconds, SUBSTEP * self.model.spec.thermal_s):
             found = self._steady(context)
             asked = rng.poisson(context.tokens_per_s * part_s / CLUMP_TOKENS) * CLUMP_TOKENS
-            generated += self._pass(part_s, found, float(asked))
+            some = self._pass(part_s, found, float(asked))
+            generated += some
+            worked_s += min(some / float(found.rate[0]), part_s)
         self.true_energy_j = self._drawn_j - drawn_j
         self.true_latency_s = float(found.latency_s[0]) + self._behind_s(found, context)
         self._update_counter(rng)
         latency_s = self._latency_s(found, context, generated, rng)
         num_tokens = int(generated)
+        # Rounds' jitter and luck, averaged over as many stretches as there were.
+        off = float(found.deviation[0]) / np.sqrt(max(generated / STRETCH_TOKENS, 1.0))
+        busy = worked_s / seconds * float(np.exp(off * rng.standard_normal()))
         return Window(
             setting=self._setting.copy(),
             context=context,
@@ -146,6 +151,7 @@ class SimulatedDevice:
             energy_j=self._shown_j - shown_j,
             latency_s=latency_s if num_tokens else float("nan"),
             num_waiting=int(self.backlog_tokens / self.model.work.answer_len),
+            busy=min(busy, 1.0),
         )
 
     def _steady(self, context: Context) -> Steady:

@@ -19,7 +19,6 @@ from flyball.integrations.hf.saved import SavedRow
 from flyball.integrations.hf.schedule import Entry, Schedule
 from flyball.integrations.hf.scoring import GuardedScorer
 from flyball.integrations.hf.text import Texts
-from flyball.policies.rejection.base import Load
 
 Bools = NDArray[np.bool_]
 Save = Callable[[int], SavedRow]
@@ -172,7 +171,8 @@ class Heats(Generic[Result]):
         self._is_picked = False
         ended: list[Entry[Result]] = []
         if is_time:
-            for stops in self._reviewer.review(Load(memory_short=self._is_short)):
+            load = self._contests.load(texts.num_rows, self._is_short)
+            for stops in self._reviewer.review(load):
                 over |= self._stop(texts, stops)
                 ended += [self._schedule.open.pop(group) for group in stops.ended.tolist()]
         over |= self._park(texts, seen, save)

@@ -27,15 +27,23 @@ from flyball.integrations.vllm.settings import Settings
 
 logger = logging.getLogger("vllm.flyball")
 
+_SEARCH = "expected a policy that judges by likelihood, or flyball.integrations.hf.search"
+_UNKNOWN = {  # what some policies go by and the engine cannot tell
+    "consensus": f"consensus needs answers, but an engine knows tokens alone; {_SEARCH}",
+    "self_eval": f"self_eval needs probabilities of success, but here are none; {_SEARCH}",
+}
+
 
 class Contested:
     """Mixed into a scheduler, before it: candidates are followed, and stopped.
 
     Attributes:
         rivals: that says who.
+        running: the scheduler's own requests that run.
     """
 
     rivals: Rivals
+    running: list[Any]
 
     def add_request(self, request: Any, *args: Any, **kwargs: Any) -> Any:
         """As the scheduler's own."""
@@ -60,7 +68,7 @@ class Contested:
         )
         try:
             outputs = (one for answer in answers.values() for one in answer.outputs)
-            losers = self.rivals.review(outputs, _memory_short(self))
+            losers = self.rivals.review(outputs, len(self.running), _memory_short(self))
             if losers:
                 stop(self, answers, losers)
         except Exception as error:
@@ -73,11 +81,9 @@ class ContestedAlone(Contested):
 
     Attributes:
         publisher: that shows it.
-        running: the scheduler's own requests that run.
     """
 
     publisher: Publisher
-    running: list[Any]
 
     def update_from_output(self, *args: Any, **kwargs: Any) -> Any:
         """As the scheduler's own."""
@@ -130,7 +136,8 @@ def choose_contest(
     """
     if settings.policy.rejection is None:
         return None
-    parallel, reason = vllm_config.parallel_config, why_not_reject(base)
+    name = settings.policy.rejection.policy
+    parallel, reason = vllm_config.parallel_config, _UNKNOWN.get(name) or why_not_reject(base)
     if parallel.distributed_executor_backend == "external_launcher":
         reason = "an external launcher needs every rank to schedule alike"
     if not reason and not settings.allow_untested:
@@ -140,7 +147,7 @@ def choose_contest(
         return None
     logger.info(
         "flyball stops candidates of requests for several answers: policy %s",
-        settings.policy.rejection.policy,
+        name,
     )
     if pilot is not None:
         return Contest(Rivals(pilot.governor.contests, pilot.guard), None)

@@ -17,7 +17,6 @@ from numpy.typing import NDArray
 from flyball.controller.contests import NO_ANSWER, Candidates, Contests
 from flyball.controller.guard import Guard
 from flyball.integrations.vllm.bouts import Bout, Rival
-from flyball.policies.rejection.base import Load
 
 Ints = NDArray[np.int32]
 
@@ -141,22 +140,23 @@ class Rivals:
                 if not others:
                     self._bouts.pop(bout.parent, None)
 
-    def review(self, outputs: Iterable[Any], memory_short: bool) -> list[Loser]:
+    def review(self, outputs: Iterable[Any], num_running: int, memory_short: bool) -> list[Loser]:
         """Take in a step's outputs, and say who is to stop.
 
         Args:
             outputs: of the engine core, for all its clients.
+            num_running: requests of the engine that run.
             memory_short: see `Load`.
         """
         if not self._rivals and not self._late:
             return []
         try:
-            return self._review(outputs, memory_short)
+            return self._review(outputs, num_running, memory_short)
         except Exception as error:
             self.fail(error)
             return []
 
-    def _review(self, outputs: Iterable[Any], memory_short: bool) -> list[Loser]:
+    def _review(self, outputs: Iterable[Any], num_running: int, memory_short: bool) -> list[Loser]:
         reached, self._late = self._late, []
         failed = []
         for output in outputs:
@@ -176,7 +176,7 @@ class Rivals:
         self.leave([rival.name for rival in failed])
         self._open_bouts(reached)
         known = [rival for rival in reached if rival.bout.number is not None]
-        return self._judge(known, memory_short) if known else []
+        return self._judge(known, num_running, memory_short) if known else []
 
     def _open_bouts(self, reached: Sequence[Rival]) -> None:
         """Open the groups of these candidates that have not been; alone nobody competes."""
@@ -191,7 +191,9 @@ class Rivals:
             else:
                 self._forget(bout)
 
-    def _judge(self, reached: Sequence[Rival], memory_short: bool) -> list[Loser]:
+    def _judge(
+        self, reached: Sequence[Rival], num_running: int, memory_short: bool
+    ) -> list[Loser]:
         score = np.array([rival.score for rival in reached])
         score[~np.isfinite(score)] = np.nan
         policy = self._contests.policy
@@ -206,7 +208,7 @@ class Rivals:
                 finished=np.array([rival.finished for rival in reached], np.bool_),
                 answer=np.full(len(reached), NO_ANSWER, np.int32),
             ),
-            Load(memory_short=memory_short),
+            self._contests.load(num_running, memory_short),
         )
         places = zip(stops.group.tolist(), stops.member.tolist(), strict=True)
         losers = [self._open[group].rivals[member] for group, member in places]

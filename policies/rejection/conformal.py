@@ -30,7 +30,7 @@ _ALARMED_GROUPS = 200  # for which more groups are audited after an alarm
 _KEPT_AFTER_ALARM = 12  # audited groups that are still believed after many losses
 _WATCHED = 20  # latest audits that the alarm looks at
 _FALSE_ALARMS = 0.02
-_FALSE_DRIFTS = 2e-4  # most, per group
+_FALSE_DRIFTS = 1e-3  # most, per group
 _CORRECTION = 0.1  # how far the risk in force moves with an audited group, in risks
 _LEAST_RISK = 0.2  # below this share of the risk the one in force does not fall
 _REFIT_SHARE = 0.125  # of the audited groups, before all is fitted anew
@@ -88,10 +88,11 @@ class Conformal(RejectionPolicy):
         risk' <- risk' + 0.1 risk (risk - [winner lost]).
 
     There are two alarms. More losses among the latest 20 audits than one in 50 such runs would
-    show forgets all but the latest 12. And every group shows, audited or not, how its members
-    score at the first checkpoint, where nobody has been stopped yet: once the share of those below
-    the median of the audited groups drifts (`DriftDetector`), all audits before are forgotten; of
-    steps, whose scores fall from one to the next, the share of those that score like the best.
+    show forgets all but the latest 12. And every group shows, audited or not, how well it ended,
+    which the rule changes in few: once the share of audited groups that ended below it drifts
+    (`DriftDetector`), all audits before are forgotten; of steps, whose scores fall from one to the
+    next, the share of members that score like the best at the first checkpoint, where nobody has
+    been stopped yet.
     Where the threshold would save less than a tenth of the tokens nobody is
     stopped, which is logged.
     """
@@ -109,7 +110,7 @@ class Conformal(RejectionPolicy):
         self._saved = 0.0
         self._under_way = self._num_audited = self._fit_at = 0  # audits
         self._drift = DriftDetector(_FALSE_DRIFTS)
-        self._median = np.nan  # of scores at the first checkpoint
+        self._ends: Floats = np.zeros(0)  # how well audited groups ended, ascending
         self._steps: list[float] = []  # what is to be said of so many for drift
         self._lost: list[float] = []  # by the threshold then in force, of the latest audits
         self._alarming = float(binom.isf(_FALSE_ALARMS, _WATCHED, settings.risk))
@@ -158,7 +159,7 @@ class Conformal(RejectionPolicy):
     def learn(self, groups: Groups) -> None:
         """Calibrate on those that were audited; all tell whether problems are what they were."""
         self._under_way -= int(groups.drawn.sum())
-        self._look_for_drift(groups.score[:, :, 0], groups.keep)
+        self._look_for_drift(groups)
         # Of groups without a final score nobody can tell whether they would have been lost.
         groups = groups.only(groups.audited & ~np.isnan(groups.final).all(axis=1))
         if len(groups.keep) == 0:
@@ -185,35 +186,34 @@ class Conformal(RejectionPolicy):
         if sum(self._lost) > self._alarming:
             self._alarm(_KEPT_AFTER_ALARM)
 
-    def _look_for_drift(self, first: Floats, keep: Ints) -> None:
-        """Compare scores (G, N) at the first checkpoint with those before."""
-        some = ~np.isnan(first).all(axis=1)
-        if not some.any() or np.isnan(self._median):
+    def _look_for_drift(self, groups: Groups) -> None:
+        """Compare how groups ended, and how steps began, with those before."""
+        if len(self._ends) == 0:
             return
-        first, keep = first[some], keep[some]
-        best = np.nanmax(first, axis=1, keepdims=True)
-        alike = twins(best, first, np.ones((len(keep), 1, first.shape[1]), np.bool_))[:, 0]
-        number = np.where(keep > 1, alike.sum(axis=1), (first < self._median).sum(axis=1))
-        share = number / (~np.isnan(first)).sum(axis=1)
-        if len(self._drift.update(self._mixed(share, keep)).streams):
+        one = (groups.keep == 1) & ~np.isnan(groups.final).all(axis=1)
+        best = np.nanmax(groups.final[one], axis=1)
+        ended = np.searchsorted(self._ends, best) / len(self._ends)
+        values = np.concatenate([ended, self._mixed(_alike(groups))])
+        if len(self._drift.update(values).streams):
             self._alarm(0)
 
-    def _mixed(self, share: Floats, keep: Ints) -> Floats:
-        """What is said of groups (G,), the steps' in the order of a lottery.
+    def _mixed(self, share: Floats) -> Floats:
+        """What is said of steps, in the order of a lottery.
 
         Searches that began together go from step to step together, and first steps are harder
         than last ones: in their own order shares would drift up and down all the time.
         """
-        self._steps += share[keep > 1].tolist()
+        self._steps += share.tolist()
         drawn = [
             self._steps.pop(int(self.rng.integers(len(self._steps))))
             for _ in range(len(self._steps) - _STEPS_MIXED)
         ]
-        return np.concatenate([share[keep == 1], drawn])
+        return np.array(drawn)
 
     def _alarm(self, num_kept: int) -> None:
         logger.info("conformal: groups have changed; learning anew")
-        self._lost, self._steps = [], []
+        self._lost, self._steps, self._ends = [], [], np.zeros(0)
+        self._drift = DriftDetector(_FALSE_DRIFTS)
         self._alarmed_left = _ALARMED_GROUPS
         self._audited.keep_latest(num_kept)
         self._threshold = np.inf
@@ -223,8 +223,8 @@ class Conformal(RejectionPolicy):
         self._threshold = np.inf
         if self._audited.num_groups < 2.0 / self.settings.risk:
             return
-        if np.isnan(self._median):
-            self._median = self._audited.first_median()
+        if len(self._ends) == 0:
+            self._ends = self._audited.ends()
         threshold, self._saved = self._audited.threshold(self._risk)
         if self._saved >= _LEAST_SAVED:
             self._threshold = threshold
@@ -253,3 +253,13 @@ def _with_ends(groups: Groups) -> Floats:
     passed = np.arange(groups.score.shape[2]) < groups.num_passed[:, :, None]
     ended = groups.finished[:, :, None] & ~passed
     return np.where(ended, groups.final[:, :, None], groups.score)
+
+
+def _alike(groups: Groups) -> Floats:
+    """Shares (s,) of the members of steps that score like the best at the first checkpoint."""
+    first = groups.score[groups.keep > 1, :, 0]
+    first = first[~np.isnan(first).all(axis=1)]
+    best = np.nanmax(first, axis=1, keepdims=True, initial=-np.inf)
+    alike = twins(best, first, np.ones((len(first), 1, first.shape[1]), np.bool_))[:, 0]
+    share: Floats = alike.sum(axis=1) / (~np.isnan(first)).sum(axis=1)
+    return share

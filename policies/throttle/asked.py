@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from flyball.estimators.decode_physics import TAIL, Asked
+from flyball.estimators.decode_asked import TAIL, Asked
+from flyball.policies.throttle.base import Context
 from flyball.policies.throttle.space import Floats, Places, Space
 
 # Knobs that physics has a place for; others are learned from nothing.
@@ -20,8 +21,20 @@ KNOWN = (
 ENDLESS = 1e12  # tokens per second, for finite arithmetic
 
 
+def load_of(space: Space, context: Context) -> Floats:
+    """A context as a load (3,), finite.
+
+    Of an endless queue as many requests decode as the setting lets in: that is no load but its
+    answer, so that windows of all batch limits are of one load.
+    """
+    load = np.minimum(context.array, ENDLESS)
+    if load[0] >= ENDLESS and any(knob.name == "batch_size" for knob in space.knobs):
+        load[1] = 1.0
+    return load
+
+
 def asked_of(space: Space, settings: Places, loads: Floats) -> Asked:
-    """Settings (S, knobs) under loads (S, 3) of `Context.array`, as physics takes them."""
+    """Settings (S, knobs) under loads (S, 3) of `load_of`, as physics takes them."""
     columns = {
         knob.name: space.column(j, settings)
         for j, knob in enumerate(space.knobs)
@@ -35,8 +48,6 @@ def asked_of(space: Space, settings: Places, loads: Floats) -> Asked:
 
     batch_limit = columns.get("batch_size", one * np.inf)
     tokens_per_s, in_flight = loads[:, 0], np.maximum(loads[:, 1], 1.0)
-    endless = tokens_per_s >= ENDLESS
-    full = np.where(np.isfinite(batch_limit), batch_limit, in_flight)
     return Asked(
         core=share("graphics_clock_mhz"),
         memory=share("memory_clock_mhz"),
@@ -45,13 +56,13 @@ def asked_of(space: Space, settings: Places, loads: Floats) -> Asked:
         power_limit_w=columns.get("power_limit_w", one * np.inf),
         batch_limit=batch_limit,
         draft_len=columns.get("draft_len", 0.0 * one),
-        # A queue that is worked off promises nothing about waiting; its machine is always full.
-        tokens_per_s=np.where(endless, 1e-9, np.maximum(tokens_per_s, 1e-9)),
-        arrived_per_s=np.where(endless, ENDLESS, np.maximum(tokens_per_s, 1e-9)),
-        in_flight=np.where(endless, full, in_flight),
+        tokens_per_s=np.maximum(tokens_per_s, 1e-9),
+        arrived_per_s=np.maximum(tokens_per_s, 1e-9),
+        in_flight=in_flight,
         acceptance=np.clip(loads[:, 2], 0.0, 1.0),
         level=TAIL * one,
         gathers=0.0 * one,
+        saturated=(tokens_per_s >= ENDLESS).astype(np.float64),
     )
 
 

@@ -81,6 +81,7 @@ class Window:
         energy_j: drawn; NaN where no meter shows it. CPU seconds where these stand in for joules.
         latency_s: the SLO's quantile of token latencies; NaN where no token was generated.
         num_waiting: requests that waited to be let in, at its end.
+        busy: share of it in which steps ran, 0 to 1; NaN where that is not known.
     """
 
     setting: Places
@@ -90,11 +91,18 @@ class Window:
     energy_j: float
     latency_s: float
     num_waiting: int = 0
+    busy: float = float("nan")
 
     @property
     def energy_per_token_j(self) -> float:
         """NaN where no token was generated."""
         return self.energy_j / self.num_tokens if self.num_tokens else float("nan")
+
+    @property
+    def work_per_token_s(self) -> float:
+        """Seconds of steps a token; NaN where that is not known."""
+        worked_s = self.busy * self.window_s
+        return worked_s / self.num_tokens if self.num_tokens else float("nan")
 
     @property
     def tokens_per_s(self) -> float:

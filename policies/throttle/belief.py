@@ -8,11 +8,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from flyball.estimators.decode_physics import Asked
+from flyball.estimators.decode_asked import Asked
 from flyball.estimators.measured import Measured
 from flyball.estimators.physical_fit import PhysicalFit
-from flyball.estimators.residual_gp import SCALE, posterior
-from flyball.policies.throttle.asked import ENDLESS, KNOWN, asked_of, coordinates, unknown_features
+from flyball.estimators.residual_gp import SCALE, ResidualProcess
+from flyball.policies.throttle.asked import (
+    ENDLESS,
+    KNOWN,
+    asked_of,
+    coordinates,
+    load_of,
+    unknown_features,
+)
 from flyball.policies.throttle.base import Goal, Window
 from flyball.policies.throttle.space import Floats, Places, Space
 
@@ -39,7 +46,8 @@ class Belief:
         first = "energy" if goal.maximize == "tokens_per_joule" else "pace"
         limits = {"latency": goal.latency_slo_s, "power": goal.power_cap_w, "load": _MOST_LOAD}
         limited = [name for name, limit in limits.items() if limit is not None]
-        self.outputs = (first, *limited)
+        self.limited = tuple(limited)
+        self.outputs = (first, *limited, "work")
         self.limits = np.log([limits[name] or 1.0 for name in limited])
         self.measured = Measured(len(space.knobs), self.outputs)
         _, deviations = unknown_features(space, space.grid)
@@ -48,21 +56,24 @@ class Belief:
         kinds = (0.0, 1.0) if np.isfinite(example.batch_limit).any() else (0.0,)
         self._fits = {kind: PhysicalFit(example, deviations, self.outputs) for kind in kinds}
         rough = any(knob.kind != "category" and knob.name not in KNOWN for knob in space.knobs)
-        self._scale = np.array([SCALE[name] for name in self.outputs]) * (_ROUGH if rough else 1)
+        factor = _ROUGH if rough else 1.0
+        self._scale = factor * np.array([SCALE[name] for name in self.outputs])
 
     def learn(self, window: Window) -> None:
         """Take in a window."""
+        load = load_of(self._space, window.context)
+        unknown_load = len(self.measured.settings) == 0 and load[0] < ENDLESS
         shown = {
             "energy": window.energy_per_token_j,
             "latency": window.latency_s,
             "pace": window.window_s / window.num_tokens if window.num_tokens else np.nan,
             "power": window.power_w,
-            "load": np.nan if len(self.measured.settings) else _USUAL_LOAD,
+            "work": window.work_per_token_s,
+            "load": _USUAL_LOAD if unknown_load else np.nan,
         }
         values = np.array([shown[name] for name in self.outputs])
         with np.errstate(divide="ignore", invalid="ignore"):
             logs = np.log(np.where(values > 0.0, values, np.nan))
-        load = np.minimum(window.context.array, ENDLESS)
         self.measured.add(window.setting, load, logs, window.num_tokens, window.tokens_per_s)
         self.refit()
 
@@ -70,10 +81,9 @@ class Belief:
         """Fit physics to all that is kept."""
         known = self.measured
         if len(known.settings):
-            variance = (known.variance + self._scale**2).T
             for kind, fit in self._fits.items():
                 asked, extra = self._known(kind)
-                fit.fit(asked, extra, known.mean.T, variance)
+                fit.fit(asked, extra, known.mean.T, self._variance)
 
     @property
     def _weights(self) -> dict[float, float]:
@@ -87,8 +97,7 @@ class Belief:
         """What was measured, as physics takes it."""
         known = self.measured
         asked = self._asked(known.settings, known.loads, kind)
-        endless = known.loads[:, 0] >= ENDLESS
-        arrived = np.where(endless, ENDLESS, np.maximum(known.arrived, 1e-9))
+        arrived = np.maximum(known.arrived, 1e-9)
         asked = replace(asked, level=known.level, arrived_per_s=arrived)
         return asked, unknown_features(self._space, known.settings)[0]
 
@@ -98,10 +107,10 @@ class Belief:
 
     def guess(self, settings: Places, load: Floats) -> Floats:
         """Means (outputs, S) by physics alone, of the more probable kind of host; quickly."""
-        weights = self._weights
-        kind = max(weights, key=lambda kind: weights[kind])
+        kind = self._likeliest
         asked = self._asked(settings, np.tile(load, (len(settings), 1)), kind)
-        return self._fits[kind].predict(asked, unknown_features(self._space, settings)[0])
+        found = self._fits[kind].predict(asked, unknown_features(self._space, settings)[0])
+        return found[:-1]
 
     def posteriors(self, settings: Places, load: Floats) -> list[tuple[float, Floats, Floats]]:
         """Means and deviations (outputs, S) under a load (3,), by kind of host.
@@ -115,17 +124,49 @@ class Belief:
         ]
 
     def _of_kind(self, kind: float, settings: Places, loads: Floats) -> tuple[Floats, Floats]:
-        known, (asked, extra), fit = self.measured, self._known(kind), self._fits[kind]
-        prior, features = fit.linear(asked, extra)
-        new = self._asked(settings, loads, kind)
-        mean, slope = fit.linear(new, unknown_features(self._space, settings)[0])
-        off, deviation = posterior(
-            (features, coordinates(self._space, known.settings, known.loads),
-             known.mean.T - prior, known.variance.T),
-            (slope, coordinates(self._space, settings, loads)),
-            self._scale,
-        )  # fmt: skip
-        return mean + off, deviation
+        mean, slope, places = self._linear(kind, settings, loads)
+        off, deviation = self._process(kind).marginals(slope, places)
+        return (mean + off)[:-1], deviation[:-1]
+
+    @property
+    def _variance(self) -> Floats:
+        """(outputs, n) of what was measured, with what physics leaves over."""
+        found: Floats = (self.measured.variance + self._scale**2).T
+        return np.where(np.isnan(self.measured.mean.T), np.nan, found)
+
+    def _process(self, kind: float) -> ResidualProcess:
+        known, (asked, extra) = self.measured, self._known(kind)
+        prior, features = self._fits[kind].linear(asked, extra)
+        places = coordinates(self._space, known.settings, known.loads)
+        off = known.mean.T - prior
+        return ResidualProcess(features, places, off, known.variance.T, self._scale)
+
+    def _linear(
+        self, kind: float, settings: Places, loads: Floats
+    ) -> tuple[Floats, Floats, Floats]:
+        """Prior means (outputs, S), features and coordinates of settings."""
+        asked, extra = self._asked(settings, loads, kind), unknown_features(self._space, settings)
+        return (
+            *self._fits[kind].linear(asked, extra[0]),
+            coordinates(self._space, settings, loads),
+        )
+
+    def told(self, settings: Places, load: Floats, aim: Places) -> Floats:
+        """How much of what is unsure of an aim (knobs,) a window of settings (S, knobs) tells.
+
+        Shares (limits, S) of the variance, by the more probable kind of host.
+        """
+        kind = self._likeliest
+        loads = np.tile(load, (len(settings), 1))
+        asked = self._linear(kind, settings, loads)[1:]
+        at_aim = self._linear(kind, aim[None], load[None])[1:]
+        noise = self.measured.window_variance
+        return self._process(kind).told(asked, at_aim, noise)[1:-1]
+
+    @property
+    def _likeliest(self) -> float:
+        weights = self._weights
+        return max(weights, key=lambda kind: weights[kind])
 
     def state_dict(self) -> dict[str, NDArray[Any]]:
         """Windows, and where the fit is."""

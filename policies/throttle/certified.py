@@ -13,17 +13,17 @@ _SAME_LOAD = 0.05
 _SURE = 2.0  # deviations of a measured latency
 
 
-def slowdown(space: Space, settings: Places, measured: Places) -> Floats:
+def slowdown(space: Space, settings: Places, measured: Places, alike: bool = True) -> Floats:
     """By how much settings (S, knobs) can be slower than one of the measured (n, knobs) at most.
 
-    The least, over those that differ by clocks alone, of max over clocks j of f_0j / f_j, at least
-    1; infinite where all measured ones differ by more than clocks.
+    The least of max over clocks j of f_0j / f_j, at least 1, over those that differ by clocks
+    alone, or, unless they have to be alike, over all; infinite over none.
     """
     clocks = np.array([knob.kind == "clock" for knob in space.knobs], np.bool_)
     numbers = np.flatnonzero(clocks).tolist()
     least = np.full(len(settings), np.inf)
     for setting in measured:
-        same = (settings[:, ~clocks] == setting[~clocks]).all(axis=1)
+        same = (settings[:, ~clocks] == setting[~clocks]).all(axis=1) | (not alike)
         slower = np.ones(len(settings))
         for j in numbers:
             at = space.column(j, setting)

@@ -10,24 +10,21 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from flyball.estimators.measured import distance
-from flyball.policies.throttle.acquisition import log_gain
-from flyball.policies.throttle.asked import ENDLESS
+from flyball.policies.throttle.asked import ENDLESS, load_of
 from flyball.policies.throttle.base import Context, Goal, ThrottlePolicy, ThrottleSettings, Window
 from flyball.policies.throttle.belief import Belief
+from flyball.policies.throttle.candidates import candidates
 from flyball.policies.throttle.certified import certified, slowdown
+from flyball.policies.throttle.judged import STEP, Judged, judge
 from flyball.policies.throttle.remembered import check_space, of_space
 from flyball.policies.throttle.space import Bools, Floats, Places, Space
+from flyball.policies.throttle.trust import TrustRegion
 
-_FAR_OVER = 1.25  # of the SLO: what no trial is to exceed
-_SURE = 3.1  # deviations: 99.9%
-_CAUTION = 0.5  # deviations of cost that what stays in force is charged with
-_NEAR = 0.3  # of limits' logarithms, beyond which a setting is no candidate
-_SCOUT_SHARE = 0.5  # of the largest expected gain, below which an allowed trial is not worth it
+_ASKING_SHARE = 0.5  # of the largest expected gain, below which an allowed trial is not worth it
+_TELLING = 0.1  # share of the variance below which a window tells nothing
 _AHEAD, _FADE, _MOST_CHANGE = 2.0, 0.1, 0.5  # of changes of load
-_SCOUTS, _OUTPOSTS = 2, 8  # scouts of one setting, and outposts in all, at most
-_STEP, _SAME_LOAD = 1.1, 0.1
-_LOAD_SURE = 2.5  # deviations: far over the SLO is what too much load ends in
-_CHEAPEST, _OTHERS = 300, 300  # candidates of either kind
+_OUTPOSTS = 12
+_SAME_LOAD = 0.1
 
 
 class ConstrainedBOSettings(ThrottleSettings):
@@ -54,26 +51,7 @@ class _Plan:
     best: Places
     trial: Places | None
     gain: float
-    outpost: bool  # whether the trial is for what it tells alone
-
-
-@dataclass(frozen=True)
-class _Judged:
-    """What is believed of settings (S,).
-
-    Attributes:
-        believed: by kind of host: how probable, means and deviations (outputs, S).
-        keeps: sure enough to stay in force.
-        allowed: sure enough to be tried.
-        likely: keeps every limit, by its mean.
-        cost: log of what is minimised, charged with doubt.
-    """
-
-    believed: list[tuple[float, Floats, Floats]]
-    keeps: Bools
-    allowed: Bools
-    likely: Bools
-    cost: Floats
+    outpost: bool  # whether the trial is for what it tells of another setting
 
 
 class ConstrainedBO(ThrottlePolicy):
@@ -106,6 +84,7 @@ class ConstrainedBO(ThrottlePolicy):
         super().__init__(settings, space, goal, rng)
         self._belief = Belief(space, goal)
         self._plan: _Plan | None = None
+        self._trust = TrustRegion()
         self._num_trials = self._num_outposts = 0
         self._last: Floats | None = None  # load
         self._change = np.zeros(2)  # of its first parts, in logarithms
@@ -117,7 +96,7 @@ class ConstrainedBO(ThrottlePolicy):
 
     def decide(self, context: Context, num_waiting: int = 0) -> Places:
         """A trial, if one pays; else the best that is known."""
-        load = self._expected(np.minimum(context.array, ENDLESS))
+        load = self._expected(load_of(self.space, context))
         nothing = len(self._belief.measured.settings) == 0 or self.space.num_settings == 1
         if nothing or num_waiting > context.batch_size:
             return self.space.safe
@@ -143,8 +122,10 @@ class ConstrainedBO(ThrottlePolicy):
 
     def learn(self, window: Window) -> None:
         """Take in what a window showed."""
-        self._note_change(np.minimum(window.context.array, ENDLESS))
+        self._note_change(load_of(self.space, window.context))
         self._belief.learn(window)
+        if self._plan is not None:  # the safe setting says nothing of others
+            self._trust.note(window.keeps(self.goal))
         if self._plan is not None and self._plan.trial is not None:
             tried = np.array_equal(window.setting, self._plan.trial)
             self._num_trials += tried
@@ -153,110 +134,61 @@ class ConstrainedBO(ThrottlePolicy):
 
     def _make_plan(self, load: Floats) -> _Plan:
         """Judge the candidates under this load."""
-        places, measured, sure = self._candidates(load)
-        judged = self._judge(places, load, sure, self._calm(places, load))
-        best = int(np.where(judged.keeps, judged.cost, np.inf).argmin())
-        feasible = measured & (judged.keeps | judged.likely)
-        known_best = [float(mean[0][feasible].min()) for _, mean, _ in judged.believed]
-        gain = np.logaddexp.reduce(
-            [
-                np.log(weight) + log_gain(mean, deviation, least, self._belief.limits)
-                for (weight, mean, deviation), least in zip(
-                    judged.believed, known_best, strict=True
-                )
-            ]
-        )
-        gain = np.where(measured, -np.inf, gain)
-        tried = int(np.where(judged.allowed, gain, -np.inf).argmax())
-        aim = int(gain.argmax())
-        worth = float(np.exp(gain[tried])) if judged.allowed[tried] else 0.0
-        trial, outpost = places[tried], False
-        if worth < _SCOUT_SHARE * np.exp(gain[aim]):
-            scout = self._scout(places[aim], load)
-            if scout is None and self._num_outposts < _OUTPOSTS:
-                scout = _outpost(places, judged, measured)
-                outpost = scout is not None
-            if scout is not None:
-                trial, worth = scout, float(np.exp(gain[aim]))
+        belief = self._belief
+        known = self.space.index(belief.measured.settings)
+        sure, calm, kept = self._certified(load), self._calm(load), self._kept(load)
+        guess = belief.guess(self.space.grid, load)
+        rows = candidates(self.space, guess, belief.limits, sure | (calm <= STEP), known)
+        places, measured = self.space.grid[rows], np.isin(rows, np.append(known, rows[-1]))
+        judged = judge(
+            belief.posteriors(places, load), belief.limits, sure[rows], calm[rows],
+            self.settings.confidence, self.settings.trial_confidence,
+        )  # fmt: skip
+        near = self._trust.holds(self.space, places, places[measured & kept[rows]])
+        allowed = judged.allowed & (near | sure[rows] | measured)
+        best = int(np.where(judged.keeps & allowed, judged.cost, np.inf).argmin())
+        gain = judged.gain(measured, belief.limits)
+        tried, aim = int(np.where(allowed, gain, -np.inf).argmax()), int(gain.argmax())
+        worth, outpost = float(np.exp(gain[tried])) if allowed[tried] else 0.0, False
+        if worth < _ASKING_SHARE * np.exp(gain[aim]) and self._num_outposts < _OUTPOSTS:
+            told = self._telling(places, judged, allowed, aim, load)
+            if told is not None:
+                tried, worth, outpost = told, float(np.exp(gain[aim])), True
         pays = worth >= self.settings.least_gain and self._num_trials < self.settings.max_trials
-        return _Plan(load, places[best], trial if pays else None, worth, outpost)
+        return _Plan(load, places[best], places[tried] if pays else None, worth, outpost)
 
-    def _calm(self, places: Places, load: Floats) -> Floats:
-        """By how much settings (S, knobs) can be slower than one that kept all limits."""
+    def _telling(
+        self, places: Places, judged: Judged, allowed: Bools, aim: int, load: Floats
+    ) -> int | None:
+        """The allowed setting that tells most of why an aim is not sure enough; None if none does.
+
+        It pays for what it costs more than the cheapest one.
+        """
+        unsure = judged.unsure[:, aim]
+        if not unsure.any():
+            return None  # it is only too far for now
+        share = self._belief.told(places, load, places[aim])[unsure].min(axis=0)
+        worth = np.where(allowed, share - (judged.cost - judged.cost[allowed].min()), -np.inf)
+        most = int(worth.argmax())
+        return most if share[most] >= _TELLING else None
+
+    def _kept(self, load: Floats) -> Bools:
+        """Which settings (grid,) were measured to keep all limits under such a load."""
         measured, limits = self._belief.measured, self._belief.limits
-        kept = (measured.mean[:, 1:-1] <= limits[:-1]).all(axis=1)
+        kept = (measured.mean[:, 1 : len(limits)] <= limits[:-1]).all(axis=1)
         kept &= distance(measured.loads, load) <= _SAME_LOAD
-        return slowdown(self.space, places, measured.settings[kept])
+        found = np.zeros(self.space.num_settings, np.bool_)
+        found[self.space.index(measured.settings[kept])] = True
+        return found
 
-    def _judge(self, places: Places, load: Floats, sure: Bools, calm: Floats) -> _Judged:
-        """Which settings (S, knobs) keep the limits, how surely; the last is the safe one.
-
-        Sure are those that physics certifies; calm says by how much they can be slower than one
-        that was measured to keep all.
-        """
-        believed = self._belief.posteriors(places, load)
-        keeps, allowed, likely = (np.ones(len(places), np.bool_) for _ in range(3))
-        cost = np.zeros(len(places))
-        for weight, mean, deviation in believed:
-            slack, unsure = self._belief.limits[:, None] - mean[1:], deviation[1:]
-            stays = slack >= self.settings.confidence * unsure
-            stays[-1] |= calm <= 1.0
-            keeps &= stays.all(axis=0)
-            sure_enough = slack >= self.settings.trial_confidence * unsure
-            sure_enough &= slack + np.log(_FAR_OVER) >= _SURE * unsure
-            sure_enough[-1] = slack[-1] >= _LOAD_SURE * unsure[-1]
-            sure_enough[-1] |= calm <= _STEP
-            allowed &= sure_enough.all(axis=0)
-            likely &= (slack >= 0.0).all(axis=0)
-            cost += weight * (mean[0] + _CAUTION * deviation[0])
-        keeps, allowed = keeps | sure, allowed | sure
-        keeps[-1] = allowed[-1] = True  # the safe setting: nothing is known to be better
-        return _Judged(believed, keeps, allowed, likely, cost)
-
-    def _scout(self, aim: Places, load: Floats) -> Places | None:
-        """The cheapest allowed setting that tells of one that is promising but not sure enough.
-
-        The same but for faster clocks; None where none is allowed, or two were measured already.
-        """
-        clocks = np.array([knob.kind == "clock" for knob in self.space.knobs])
-        grid = self.space.grid
-        like = (grid[:, ~clocks] == aim[~clocks]).all(axis=1) & (grid >= aim)[:, clocks].all(
-            axis=1
-        )
-        known = np.unique(self.space.index(self._belief.measured.settings))
-        if like[known].sum() >= _SCOUTS:
-            return None
-        like[known] = False
-        rows = np.flatnonzero(like)
-        if len(rows) == 0:
-            return None
-        rows = rows[:: max(len(rows) // _OTHERS, 1)]
-        places = np.concatenate([grid[rows], self.space.safe[None]])
-        sure = np.append(self._certified(load)[rows], True)
-        judged = self._judge(places, load, sure, self._calm(places, load))
-        cost = np.where(judged.allowed, judged.cost, np.inf)[:-1]
-        return places[int(cost.argmin())] if np.isfinite(cost).any() else None
-
-    def _candidates(self, load: Floats) -> tuple[Places, Bools, Bools]:
-        """Settings worth a closer look, the safe one last; which were measured or are certified.
-
-        By physics' own means what breaks a limit clearly is left out; of the rest the cheapest
-        stay, and every so-manieth of the others.
-        """
-        grid = self.space.grid
-        guess = self._belief.guess(grid, load)
-        sure, step = self._certified(load), self._calm(grid, load) <= _STEP
-        near = np.all(guess[1:] <= self._belief.limits[:, None] + _NEAR, axis=0)
-        rows = np.concatenate([_thinned(guess[0], some) for some in (near, sure | step)])
-        known = self.space.index(self._belief.measured.settings)
-        last = self.space.index(self.space.safe)
-        rows = np.append(np.setdiff1d(np.union1d(rows, known), last), last)
-        return grid[rows], np.isin(rows, np.append(known, last)), sure[rows]
+    def _calm(self, load: Floats) -> Floats:
+        """By how much settings (grid,) can be slower than one that kept all limits."""
+        return slowdown(self.space, self.space.grid, self.space.grid[self._kept(load)])
 
     def _certified(self, load: Floats) -> Bools:
         """Which settings (grid,) keep the SLO by physics alone; none if more is promised."""
-        measured, outputs = self._belief.measured, self._belief.outputs
-        if outputs[1:] != ("latency", "load"):
+        measured = self._belief.measured
+        if self._belief.limited != ("latency", "load"):
             return np.zeros(self.space.num_settings, np.bool_)
         latency, variance = measured.mean[:, 1], measured.variance[:, 1]
         slo_s = self.goal.latency_slo_s or np.inf
@@ -274,6 +206,7 @@ class ConstrainedBO(ThrottlePolicy):
         loads = np.zeros(0) if self._last is None else self._last
         return of_space(
             self.space, counts=counts, last=loads, change=self._change,
+            trust=self._trust.radius,
             **self._belief.state_dict(),
         )  # fmt: skip
 
@@ -283,19 +216,6 @@ class ConstrainedBO(ThrottlePolicy):
         self._belief.load_state_dict(state)
         self._num_trials, self._num_outposts = state["counts"].tolist()
         self._change = state["change"].copy()
+        self._trust.radius = float(state["trust"])
         self._last = state["last"].copy() if len(state["last"]) else None
         self._plan = None
-
-
-def _outpost(places: Places, judged: _Judged, measured: Bools) -> Places | None:
-    """The allowed setting that is cheap and of whose limits little is known; None without any."""
-    unsure = np.max([deviation[1:].max(axis=0) for _, _, deviation in judged.believed], axis=0)
-    worth = np.where(judged.allowed & ~measured, unsure - judged.cost, -np.inf)
-    return places[int(worth.argmax())] if np.isfinite(worth.max()) else None
-
-
-def _thinned(cost: Floats, some: Bools) -> Places:
-    """Rows of the cheapest of some (S,) and, evenly by their cost, of others."""
-    order = np.flatnonzero(some)[np.argsort(cost[some], kind="stable")]
-    rest = order[_CHEAPEST:]
-    return np.concatenate([order[:_CHEAPEST], rest[:: max(len(rest) // _OTHERS, 1)]])

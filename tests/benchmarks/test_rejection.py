@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 from benchmarks.rejection_best import conformal
 from benchmarks.rejection_pool import Pool, numbered
 from benchmarks.rejection_replay import play
@@ -92,14 +93,26 @@ def test_consensus_asks_for_fewer_samples_where_answers_agree() -> None:
 
 def test_the_summary_names_the_best_fraction_of_equal_accuracy() -> None:
     rows = [
-        {"part": "best_of_n", "n": 16, "policy": name, "accuracy": accuracy, "saved": saved}
+        {
+            "part": "best_of_n",
+            "n": 16,
+            "policy": name,
+            "accuracy": accuracy,
+            "saved": saved,
+            "wrong": 0.25 - 1.0 / saved / 8,
+            "stopped": 0.5,
+        }
         for name, accuracy, saved in (
             ("none", 0.9, 1.0),
-            ("conformal 0.05", 0.899, 2.5),
+            ("conformal 0.05", 0.898, 2.0),
+            ("conformal 0.05", 0.900, 4.0),  # in another order
             ("top_fraction 1/4 tau 4", 0.7, 3.0),
             ("top_fraction 1/4 tau 8", 0.896, 2.0),
         )
     ]
-    found = summarise(rows)["best_of_n"]["n=16"]
-    assert found["conformal 0.05"].startswith("saves 2.50x")
-    assert found["best top_fraction 1/4 tau 8"] == "saves 2.00x, accuracy -0.4 points"
+    found = summarise(rows)
+    own = found["best_of_n"]["n=16"]
+    assert own["conformal 0.05"].startswith("saves 2.67x, accuracy -0.1 points")
+    assert own["best top_fraction 1/4 tau 8"] == "saves 2.00x, accuracy -0.4 points"
+    assert found["promise"]["conformal 0.05, n=16"]["splits"] == 2
+    assert found["promise"]["conformal 0.05, n=16"]["mean rate"] == pytest.approx(0.203125)

@@ -11,6 +11,7 @@ from benchmarks.rejection_beams import RISK, WIDTH, WORTHS, BeamPlayer, prefixes
 from benchmarks.rejection_pool import MAX_NEW_TOKENS, SAMPLING, candidate_seeds
 from benchmarks.rejection_prefixes import Prefixes
 
+from flyball.controller.cost_table import CostTable
 from flyball.demo.arithmetic import STEP_END
 from flyball.integrations.hf import ImplicitRewardModel, govern, search
 from flyball.integrations.hf.govern import GovernedGenerate
@@ -24,6 +25,20 @@ SECTIONS = sections() | {
         "value_of_winning": 100.0,
     }
 }
+# Every row costs the same, as replays take for granted; what is measured moves with the machine.
+EVEN = CostTable(
+    version=1,
+    target="",
+    draft="",
+    machine="",
+    source="made up",
+    batch_sizes=[1, 64],
+    verify_lens=[1],
+    verify_s=[[0.001], [0.064]],
+    draft_step_s=[0.0, 0.0],
+    host_s=[0.0, 0.0],
+    prompt_token_s=0.0,
+)
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +50,7 @@ def prefixes() -> Prefixes:
 def governed(prefixes: Prefixes, name: str) -> Iterator[GovernedGenerate]:
     section = SECTIONS[name]
     content = {"version": 1} | ({} if section is None else {"rejection": section})
-    with govern(prefixes.models.solver, policy=content) as gov:
+    with govern(prefixes.models.solver, policy=content, costs=EVEN) as gov:
         yield gov
 
 

@@ -120,7 +120,7 @@ def test_lengths_are_equal_where_the_host_needs_that() -> None:
 def test_a_token_costs_what_another_row_adds_to_the_round() -> None:
     """Rounds of T(b) = 2 + b ms: half a batch more of 8 adds 4 of 10 ms, each row 0.8 tokens."""
     governor = make("static")
-    assert governor.token_price(8) == 1.0  # nobody knows yet
+    assert governor.contests.load(8, False).token_price == 1.0  # nobody knows yet
     for size in (4, 8) * 40:
         slots = governor.admit(size)
         plan = governor.plan(slots)
@@ -128,8 +128,8 @@ def test_a_token_costs_what_another_row_adds_to_the_round() -> None:
         none = np.zeros(size, np.int32)
         governor.observe(Outcomes(plan.step_id, slots, none, none, none), cost)
         governor.release(slots)
-    assert governor.token_price(8) == pytest.approx(0.8, abs=0.01)
-    assert governor.token_price(1) == 1.0
+    assert governor.contests.load(8, False).token_price == pytest.approx(0.8, abs=0.01)
+    assert governor.contests.load(1, False).token_price == 1.0
     assert governor.faults == {}
 
 

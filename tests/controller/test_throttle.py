@@ -66,11 +66,19 @@ def test_a_window_sums_up_its_steps(start: Starter) -> None:
     assert window.window_s == pytest.approx(1.0)
     assert window.num_tokens == 72
     assert window.num_waiting == 3
+    assert window.busy == pytest.approx(1.0)
     assert window.context.tokens_per_s == pytest.approx(16.0)
     assert window.context.batch_size == pytest.approx(5.0)
     assert window.context.acceptance == pytest.approx(0.7)
     # Four requests share the eight tokens of the first step.
     assert window.latency_s == pytest.approx(0.05, rel=0.01)
+
+
+def test_a_window_tells_how_busy_it_was(start: Starter) -> None:
+    run = start()
+    run.step(STEPS, step_s=0.04)
+    assert run.policy.windows[0].busy == pytest.approx(0.4)
+    assert run.policy.windows[0].work_per_token_s == pytest.approx(0.005)
 
 
 def test_the_energy_is_what_the_meter_counted_from_end_to_end(start: Starter) -> None:

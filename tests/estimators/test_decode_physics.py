@@ -7,7 +7,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from flyball.estimators.decode_physics import NAMES, OUTPUTS, PRIOR, TAIL, Asked, predict, slopes
+from flyball.estimators.decode_asked import NAMES, OUTPUTS, PRIOR, TAIL, Asked
+from flyball.estimators.decode_physics import predict, slopes
 from flyball.estimators.physical_fit import PhysicalFit
 
 MEAN = np.array([mean for mean, _ in PRIOR.values()])
@@ -31,6 +32,7 @@ def some(num: int, seed: int = 0, **changed: float) -> Asked:
         acceptance=0.7 * one,
         level=TAIL * one,
         gathers=0.0 * one,
+        saturated=0.0 * one,
     )
     return replace(found, **{name: value * one for name, value in changed.items()})
 
@@ -64,6 +66,20 @@ def test_slopes_are_those_of_predictions(limit: float) -> None:
             moved = MEAN + 1e-3 * (np.arange(len(NAMES)) == k)
             expected = (predict(moved, asked, OUTPUTS) - at) / 1e-3
             np.testing.assert_allclose(found[:, :, k], expected, atol=0.02)
+
+
+def test_a_machine_whose_queue_is_always_full_works_all_the_time_and_nobody_waits() -> None:
+    asked = some(50, saturated=1.0, tokens_per_s=1e12, arrived_per_s=1e12)
+    energy, latency, pace, power, load, work = predict(MEAN, asked, OUTPUTS)
+    np.testing.assert_allclose(energy, power + pace)
+    np.testing.assert_allclose(work, pace)
+    assert (np.exp(load) < 0.5).all()
+    alone = replace(
+        asked, saturated=0.0 * load, tokens_per_s=1e-9 + 0.0 * load, gathers=1.0 + 0.0 * load
+    )
+    full = predict(MEAN, replace(alone, in_flight=asked.batch_limit), OUTPUTS)
+    np.testing.assert_allclose(latency, full[1], atol=1e-6)
+    np.testing.assert_allclose(pace, full[2], atol=1e-6)
 
 
 def test_a_fit_predicts_what_it_has_not_seen() -> None:

@@ -15,16 +15,16 @@ import pytest
 import torch
 from text_statistics import count_texts, p_value
 
-from flyball.kernels import tree
+from flyball.kernels.reference import tree
+from flyball.kernels.reference.verify import verify
 from flyball.kernels.tree import (
     TreeVerdict,
     best_siblings,
     draw_siblings,
+    verify_tree,
     verify_tree_greedy,
-    verify_tree_sampled,
 )
 from flyball.kernels.tree_block import TreeBlock
-from flyball.kernels.verify import verify_sampled
 
 VOCAB, DEPTH, DRAWS = 5, 2, 300_000
 FALSE_ALARM_RATE = 1e-4
@@ -98,15 +98,18 @@ class Contexts:
         return emitted.numpy()
 
 
+def seeds_and_places(count: int) -> tuple[torch.Tensor, torch.Tensor]:
+    return torch.empty(count, dtype=torch.long).random_(), torch.full((count,), 3)
+
+
 def rounds(
     contexts: Contexts, width: int, seed: int, draw: Draw = fair, leaky: bool = False
 ) -> tuple[float, float]:
     """The p-value of the texts, and the mean number of accepted tokens."""
     torch.manual_seed(seed)
     p, q, candidates, draft_len = contexts.draft(width, draw, leaky)
-    uniforms = torch.rand(candidates.shape, dtype=p.dtype)
-    verdict = verify_tree_sampled(p, q, candidates, draft_len, uniforms)
-    assert (verdict.num_accepted <= draft_len).all()
+    verdict = verify_tree(p.log(), q, candidates, draft_len, *seeds_and_places(DRAWS))
+    assert (verdict.num_accepted <= draft_len).all() and not verdict.bad.any()
     assert {1, 2} <= set(draft_len.tolist())
     found = p_value(count_texts(contexts.texts(candidates, verdict), VOCAB), contexts.expected())
     return found, float(verdict.num_accepted.double().mean())
@@ -137,15 +140,20 @@ def test_siblings_may_be_left_out_by_what_the_draft_says(seed: int) -> None:
 
 
 @pytest.mark.parametrize("width", [2, 3])
-def test_a_draft_that_is_the_target_up_to_rounding_is_accepted_whole(width: int) -> None:
+def test_a_draft_that_is_the_target_up_to_rounding_is_accepted_whole(
+    width: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     contexts = Contexts(3, 0.0)
     torch.manual_seed(3)
     p, q, candidates, draft_len = contexts.draft(width, fair)
     noise = 1 + 1e-15 * torch.randn(q.shape, dtype=q.dtype)
-    uniforms = torch.full(candidates.shape, 1 - 2**-53, dtype=p.dtype)
-    verdict = verify_tree_sampled(p, q, candidates, draft_len, uniforms)
+    scores, given = p.log(), (candidates, draft_len, *seeds_and_places(DRAWS))
+    verdict = verify_tree(scores, scores[:, :DEPTH].softmax(-1), *given)
     assert (verdict.num_accepted == draft_len).all() and not verdict.choice.any()
-    verdict = verify_tree_sampled(p, q * noise, candidates, draft_len, uniforms)
+    largest = torch.full((DRAWS, DEPTH + 1, width), 1 - 2**-53, dtype=p.dtype)
+    monkeypatch.setattr(tree, "uniforms", lambda *_: (largest, largest))
+    verdict = verify_tree(scores, q * noise, *given)
+    assert not verdict.bad.any()
     texts = contexts.texts(candidates, verdict)
     assert ((texts >= 0) & (texts < VOCAB)).all()
 
@@ -153,14 +161,14 @@ def test_a_draft_that_is_the_target_up_to_rounding_is_accepted_whole(width: int)
 def test_width_1_is_chain_verification_draw_by_draw() -> None:
     torch.manual_seed(5)
     p, q, candidates, draft_len = Contexts(5, 1.0).draft(1, fair)
-    uniforms = torch.rand(candidates.shape, dtype=p.dtype)
-    torch.manual_seed(6)
-    verdict = verify_tree_sampled(p, q, candidates, draft_len, uniforms)
-    torch.manual_seed(6)
-    accepted, following = verify_sampled(p, q, candidates[..., 0], draft_len, uniforms[..., 0])
-    assert (verdict.num_accepted == accepted).all()
+    rest = (draft_len, *seeds_and_places(DRAWS))
+    verdict = verify_tree(p.log(), q, candidates, *rest)
+    chain = verify(p.log(), q, candidates[..., 0], *rest)
+    assert (verdict.num_accepted == chain.num_accepted).all()
     # The residual is the same up to its norm, which draws round by.
-    assert (verdict.next_token == following).double().mean() > 0.9999
+    same = verdict.next_token == chain.next_token
+    assert same.double().mean() > 0.9999
+    torch.testing.assert_close(verdict.target_prob[same], chain.target_prob[same], equal_nan=True)
 
 
 def with_replacement(
@@ -286,10 +294,9 @@ def test_sampling_from_certain_laws_is_greedy() -> None:
     siblings = [best_siblings(q[:, depth], spine[:, depth], 3) for depth in range(3)]
     candidates = torch.cat([spine[..., None], torch.stack(siblings, 1)], 2)
     draft_len = torch.randint(0, 4, (500,), generator=generator)
-    sampled = verify_tree_sampled(
-        torch.nn.functional.one_hot(target, vocab).double(), q, candidates, draft_len,
-        torch.rand(500, 3, 3, generator=generator, dtype=torch.float64),
-    )  # fmt: skip
+    scores = torch.nn.functional.one_hot(target, vocab).double().log()
+    sampled = verify_tree(scores, q, candidates, draft_len, *seeds_and_places(500))
+    assert (sampled.target_prob.nan_to_num(1.0) == 1).all()
     greedy = verify_tree_greedy(target.numpy(), candidates.numpy(), draft_len.numpy())
     assert {0, 1, 2} == set(greedy.choice) and {0, 1, 2, 3} == set(greedy.num_accepted)
     for name in ("num_accepted", "choice", "path", "next_token"):
@@ -303,14 +310,87 @@ def test_rows_without_a_draft_and_depths_beyond_one_are_left_alone() -> None:
     q[0], q[1, 1] = torch.nan, torch.nan  # nothing was drawn there
     candidates[0], candidates[1, 1] = -1, -1
     draft_len = torch.tensor([0, 1, 2])
-    verdict = verify_tree_sampled(p, q, candidates, draft_len, torch.full((3, 2, 2), 0.999))
+    given = seeds_and_places(3)
+    verdict = verify_tree(p.log(), q, candidates, draft_len, *given)
     assert verdict.num_accepted.tolist() == [0, 1, 2]
     assert ((verdict.next_token >= 0) & (verdict.next_token < 7)).all()
     nothing = torch.zeros(3, 0, 2, dtype=torch.long)
-    verdict = verify_tree_sampled(p[:, :1], q[:, :0], nothing, draft_len * 0, torch.zeros(3, 0, 2))
+    verdict = verify_tree(p[:, :1].log(), q[:, :0], nothing, draft_len * 0, *given)
     assert verdict.num_accepted.tolist() == [0, 0, 0] and verdict.path.tolist() == [[0]] * 3
     greedy = verify_tree_greedy(np.array([[4]] * 3), nothing.numpy(), np.zeros(3, np.int64))
     assert greedy.next_token.tolist() == [4, 4, 4]
+
+
+def tree_call(seed: int, requests: int = 200, vocab: int = 30) -> tuple[torch.Tensor, ...]:
+    """Arguments of `verify_tree`: depth 3, width 3, some siblings missing."""
+    torch.manual_seed(seed)
+    block = TreeBlock(3, 3)
+    scores = 2 * torch.randn(requests, len(block.depth), vocab)
+    q = (scores[:, :3] + torch.randn(requests, 3, vocab)).softmax(-1)
+    spine = torch.multinomial(q.view(-1, vocab), 1).view(requests, 3)
+    siblings = torch.stack([draw_siblings(q[:, d], spine[:, d], 3) for d in range(3)], 1)
+    siblings[..., 1][q.amax(-1) > 0.5] = -1
+    draft_len = torch.randint(0, 4, (requests,))
+    candidates = torch.cat([spine[..., None], siblings], 2)
+    return scores, q, candidates, draft_len, *seeds_and_places(requests)
+
+
+def test_a_rows_verdict_does_not_depend_on_the_rows_beside_it() -> None:
+    call = tree_call(1)
+    found = verify_tree(*call)
+    assert {0, 1, 2} == set(found.choice.tolist())
+    for order in (torch.randperm(200), torch.tensor([7]), torch.tensor([3, 3, 30])):
+        again = verify_tree(*(value[order] for value in call))
+        for name in ("num_accepted", "choice", "path", "next_token", "bad"):
+            assert torch.equal(getattr(again, name), getattr(found, name)[order])
+
+
+def test_probabilities_are_the_targets_of_what_is_emitted() -> None:
+    call = tree_call(2)
+    found, p = verify_tree(*call), call[0].softmax(-1)
+    block = TreeBlock(3, 3)
+    fed = block.tokens(torch.zeros(200, dtype=torch.long), call[2])
+    for row in range(200):
+        count, path = int(found.num_accepted[row]), found.path[row].tolist()
+        emitted = [int(fed[row, c]) for c in path[1 : count + 1]] + [int(found.next_token[row])]
+        expected = p[row, path[: count + 1], emitted]
+        torch.testing.assert_close(found.target_prob[row, : count + 1], expected)
+        assert found.target_prob[row, count + 1 :].isnan().all()
+
+
+def test_rows_that_were_not_drawn_are_point_masses() -> None:
+    scores, q, candidates, *rest = tree_call(3)
+    certain = torch.arange(200) % 2 == 0
+    candidates[certain, :, 1:] = -1
+    points = torch.nn.functional.one_hot(candidates[..., 0], 30).float()
+    expected = verify_tree(
+        scores, torch.where(certain[:, None, None], points, q), candidates, *rest
+    )
+    q[certain] = torch.nan
+    found = verify_tree(scores, q, candidates, *rest, certain=certain)
+    for name in ("num_accepted", "choice", "path", "next_token", "bad"):
+        assert torch.equal(getattr(found, name), getattr(expected, name))
+    chains = candidates.clone()
+    chains[..., 1:] = -1
+    alone = verify_tree(scores, None, chains, *rest)
+    assert torch.equal(alone.next_token[certain], found.next_token[certain])
+
+
+@pytest.mark.parametrize("poison", [torch.nan, torch.inf])
+def test_rows_without_a_distribution_are_reported_and_never_sampled(poison: float) -> None:
+    call = tree_call(4)
+    healthy = verify_tree(*call)
+    column = torch.randint(0, call[0].shape[1], (200,))
+    call[0][torch.arange(200), column, 5] = poison
+    found = verify_tree(*call)
+    rests_on = (column[:, None] == healthy.path) & (
+        torch.arange(4) <= healthy.num_accepted[:, None]
+    )
+    # An accepted sibling was tested against what followed the spine above it.
+    assert torch.equal(found.bad, rests_on.any(1))
+    assert 20 < found.bad.sum() < 180
+    assert (found.next_token[found.bad] == -1).all() and (found.num_accepted[found.bad] == 0).all()
+    assert torch.equal(found.next_token[~found.bad], healthy.next_token[~found.bad])
 
 
 def test_columns_see_the_spine_above_them_and_themselves() -> None:

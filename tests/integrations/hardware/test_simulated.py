@@ -98,6 +98,9 @@ def test_windows_scatter_around_the_true_energy_and_latency():
     energy = np.array([w.energy_per_token_j for w in shown])
     latency = np.array([w.latency_s for w in shown])
     truth = device._steady(CONTEXT)
+    work = np.array([w.work_per_token_s for w in shown])
+    assert work.mean() * truth.rate[0] == pytest.approx(1.0, abs=0.005)
+    assert 0.001 < work.std() / work.mean() < 0.05
     assert energy.mean() == pytest.approx(truth.energy_per_token_j[0], rel=0.01)
     assert latency.mean() == pytest.approx(truth.latency_s[0], rel=0.05)
     assert 0.003 < energy.std() / energy.mean() < 0.1

@@ -35,6 +35,7 @@ from flyball.integrations.hf.drafts import Drafts
 from flyball.integrations.hf.govern import GovernedGenerate
 from flyball.integrations.hf.proposal import Proposal
 from flyball.kernels.head import AcceptanceHead
+from flyball.kernels.verify import Verified, verify
 from flyball.policies.registry import LENGTH_POLICIES
 
 POLICIES = {name: length_section(name, 4) for name in LENGTH_POLICIES}
@@ -164,20 +165,22 @@ class PicksBestLengthAfterwards(Drafts):
 
 
 def residual_of_another_q(
-    p: torch.Tensor, q: torch.Tensor, *rest: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor]:
+    scores: torch.Tensor,
+    q: torch.Tensor | None,
+    tokens: torch.Tensor,
+    draft_len: torch.Tensor,
+    *rest: torch.Tensor,
+    **how: Any,
+) -> Verified:
     """Mutant: accepts with the q that was sampled, but takes the residual of a flatter one."""
-    from flyball.kernels.verify import verify_sampled
-
-    accepted, following = verify_sampled(p, q, *rest)
-    flatter = (q.sqrt() / q.sqrt().sum(-1, keepdim=True)) if q.shape[1] else q
-    rows = torch.arange(len(accepted))
-    rejected = accepted < rest[1]
-    if q.shape[1] == 0:
-        return accepted, following
-    at = flatter[rows, accepted.clamp(max=q.shape[1] - 1)] * rejected[:, None]
-    residual = (p[rows, accepted] - at).clamp(min=0)
-    return accepted, torch.multinomial(residual, 1).squeeze(1)
+    found = verify(scores, q, tokens, draft_len, *rest, **how)
+    if q is None:
+        return found
+    flatter = q.sqrt() / q.sqrt().sum(-1, keepdim=True)
+    rows, accepted = torch.arange(len(q)), found.num_accepted
+    at = flatter[rows, accepted.clamp(max=q.shape[1] - 1)] * (accepted < draft_len)[:, None]
+    residual = (scores[rows, accepted].softmax(-1) - at).clamp(min=0)
+    return replace(found, next_token=torch.multinomial(residual, 1).squeeze(1))
 
 
 @pytest.fixture(params=["drawn_token", "argmax_afterwards", "other_residual"])
@@ -190,7 +193,7 @@ def mutant(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> I
     elif request.param == "argmax_afterwards":
         monkeypatch.setattr(module, "Drafts", PicksBestLengthAfterwards)
     else:
-        monkeypatch.setattr(verdict, "verify_sampled", residual_of_another_q)
+        monkeypatch.setattr(verdict, "verify", residual_of_another_q)
     yield request.param
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hf_texts import random_models, random_rows
@@ -44,6 +45,23 @@ def test_settings_change_while_texts_are_written_and_texts_are_the_same() -> Non
     assert len({len(one.draft_len) for one in rounds[:-40]}) > 1
     assert torch.get_num_threads() == threads
     assert gov.governor.limits.batch_size in (None, 4)
+
+
+def test_constrained_bo_tunes_a_queue_that_is_always_full() -> None:
+    with throttled([], dry_run=False, actuator="cpu", policy="constrained_bo") as gov:
+        for _ in range(40):
+            gov.generate_many(random_rows(24), **SETTINGS)
+            throttle = gov.session.throttle
+            assert throttle is not None
+            throttle.catch_up()
+            if throttle.num_windows >= 12:
+                break
+        assert throttle.num_windows >= 12
+        assert throttle.faults == {}
+        state = throttle.policy.state_dict()
+        assert len(state["settings"]) > 1
+        assert np.isfinite(state["loads"]).all()
+        assert np.isfinite(state["fits"]).all()
 
 
 def test_a_dry_run_sets_nothing() -> None:

@@ -325,3 +325,14 @@ def test_an_engine_that_may_not_fit_stops_nobody(
     assert choose_contest(Scheduler, config, Settings(load_policy(policy(FIRST))), None) is None
     (line,) = caplog.messages
     assert line.startswith(f"flyball stops no candidates: {reason}")
+
+
+@pytest.mark.parametrize("name", ["consensus", "self_eval"])
+def test_what_an_engine_cannot_tell_is_not_decided_by(
+    plain: Engine, caplog: pytest.LogCaptureFixture, name: str
+) -> None:
+    config = plain.llm.llm_engine.vllm_config
+    settings = Settings(load_policy({"version": 1, "rejection": {"policy": name}}))
+    assert choose_contest(Scheduler, config, settings, None) is None
+    (line,) = caplog.messages
+    assert line.startswith(f"flyball stops no candidates: {name} needs ")

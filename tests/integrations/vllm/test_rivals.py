@@ -136,7 +136,7 @@ def output(name: str, num_tokens: int, finish_reason: str | None = None) -> Any:
 
 
 def losers(rivals: Rivals, *outputs: Any) -> list[str]:
-    return [loser.name for loser in rivals.review(outputs, memory_short=False)]
+    return [loser.name for loser in rivals.review(outputs, num_running=4, memory_short=False)]
 
 
 def test_a_text_that_the_frontend_ends_by_a_stop_string_has_finished() -> None:

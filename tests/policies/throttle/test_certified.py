@@ -27,6 +27,13 @@ def test_slowdown_is_that_of_the_clock_that_falls_most_and_infinite_for_other_kn
     assert by_row[2, 1, 0] == np.inf
 
 
+def test_slowdown_from_any_setting_leaves_other_knobs_aside() -> None:
+    found = slowdown(SPACE, SPACE.grid, np.array([[2, 1, 1], [0, 1, 0]]), alike=False)
+    by_row = {tuple(row): value for row, value in zip(SPACE.grid.tolist(), found, strict=True)}
+    assert by_row[2, 1, 0] == by_row[0, 1, 1] == 1.0
+    assert by_row[0, 0, 1] == 2.5
+
+
 def certifies(slo_s: float, load: np.ndarray = LOAD) -> set[tuple[int, ...]]:
     measured = Measured(3, ("energy", "latency"))
     measured.add(np.array([2, 1, 1]), LOAD, np.log([1.0, 0.1]), 100_000, 10.0)

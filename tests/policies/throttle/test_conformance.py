@@ -172,7 +172,8 @@ def test_any_goal_will_do(name: str, goal: Goal) -> None:
 @NAMES
 def test_without_load_and_with_huge_load_decisions_are_settings(name: str) -> None:
     policy = make(name)
-    for context in (Context(0.0, 0.0), Context(1e9, 1e6, 1.0), CONTEXT):
+    full = Context(float("inf"), 6.0, 0.5)
+    for context in (Context(0.0, 0.0), Context(1e9, 1e6, 1.0), CONTEXT, full, full):
         setting = policy.decide(context)
         check(setting, SPACE)
         policy.learn(toy_window(SPACE, setting, context, np.random.default_rng(0)))

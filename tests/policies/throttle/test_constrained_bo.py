@@ -7,9 +7,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from benchmarks.throttle_surfaces import Surface, draw_surface
 from throttle_toy import CONTEXT, SLO, SPACE, toy_truth, toy_window
 
-from flyball.policies.throttle.base import Context, Goal
+from flyball.integrations.hardware.device_load import FLUCTUATION
+from flyball.integrations.hardware.device_settings import settings_of
+from flyball.policies.throttle.base import Context, Goal, Window
 from flyball.policies.throttle.constrained_bo import ConstrainedBO, ConstrainedBOSettings
 from flyball.policies.throttle.space import Knob, Space
 
@@ -77,7 +80,46 @@ def test_knobs_that_physics_does_not_know_are_learned() -> None:
     assert len(set(rows)) > 2
 
 
-def test_an_endless_queue_is_a_load() -> None:
-    setting = make()
-    endless = replace(CONTEXT, tokens_per_s=float("inf"))
-    assert len(run(setting, endless, 12)) == 12
+@pytest.mark.parametrize("seed", [41, 44])
+def test_a_queue_that_never_empties_is_no_load_and_saves_all_the_same(seed: int) -> None:
+    surface = draw_surface(seed)
+    space, acceptance = surface.space, surface.context.acceptance
+    latency, energy, rate, rows = saturated(surface)
+    default = int(space.index(space.default))
+    goal = Goal(latency_slo_s=1.5 * float(latency[default]))
+    policy = ConstrainedBO(ConstrainedBOSettings(), space, goal, np.random.default_rng(0))
+    rng, chosen, context = np.random.default_rng(seed), [], Context(np.inf, 1.0, acceptance)
+    for _ in range(12):
+        row = int(space.index(policy.decide(context)))
+        chosen.append(row)
+        context = Context(np.inf, float(rows[row]), acceptance)  # as many as the setting lets in
+        noise = np.exp(0.015 * rng.standard_normal(2))
+        tokens = int(20.0 * rate[row])
+        window = Window(
+            space.grid[row], context, 20.0, tokens, tokens * float(energy[row] * noise[0]),
+            float(latency[row] * noise[1]),
+        )  # fmt: skip
+        policy.learn(window)
+    keeps = latency <= goal.latency_slo_s
+    assert keeps[chosen].mean() > 0.9
+    assert energy[chosen[-1]] <= 1.05 * energy[keeps].min()
+    assert len(policy.state_dict()["loads"]) == len(set(chosen))
+    assert np.ptp(policy.state_dict()["loads"], axis=0).max() == 0.0
+
+
+def saturated(surface: Surface) -> tuple[Any, Any, Any, Any]:
+    """Seconds, joules, tokens a second and requests at a time of all settings, always busy."""
+    space, spec = surface.space, surface.model.spec
+    names = [knob.name for knob in space.knobs]
+    limit = space.column(names.index("batch_size"), space.grid)
+    latency, energy, rate, rows = np.zeros((4, len(limit)))
+    for size in np.unique(limit):
+        some = limit == size
+        # As many in flight as are let in; hardly any arrive, so that nobody waits.
+        context = Context(1e-3, float(size), surface.context.acceptance)
+        found = surface.model.steady(settings_of(spec, space, space.grid[some], size), context)
+        # Nor do requests come by chance, as those of users do.
+        crowd = 1.0 if spec.gather_s > 0 else (size + FLUCTUATION * np.sqrt(size)) / found.running
+        latency[some], rate[some], rows[some] = found.latency_s / crowd, found.rate, found.running
+        energy[some] = found.busy_w / found.rate
+    return latency, energy, rate, rows
