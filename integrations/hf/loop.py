@@ -241,7 +241,7 @@ class Decoding:
                 verify_s=verify_s,
             )
         self._governor.observe(outcomes, cost)
-        self._evidence.put(plan, slots, proposal, observed, verdict.scores)
+        self._evidence.put(plan, slots, proposal, observed, verdict)
         if self._throttle is not None:
             self._throttle.observe(
                 int(kept.sum()),

@@ -182,7 +182,7 @@ class Mixed:
             shares = share(self._weights, present)
         mixture = mix(probs, shares)
         self.members.probs.append(probs)
-        self.members.mixture.append(mixture)
+        self.members.shares.append(shares)
         self.members.present.append(present)
         return mixture
 
