@@ -172,10 +172,13 @@ def _evidence(
     p, q, mixture = text.p[at][:observed], text.q[at][:observed], mixture[:observed]
     if kind is None:
         return None
-    grid = torch.from_numpy(policy.grid).float()
-    found = kernels.evidence(
-        kind, p, q, mixture, None, grid, greedy=not sampled, reads_kl=policy.reads_kl
-    )
+    if kind == "ascent":
+        found = kernels.ascent(p, q, mixture)
+    else:
+        grid = torch.from_numpy(policy.grid).float()
+        found = kernels.evidence(
+            kind, p, q, None, grid, greedy=not sampled, reads_kl=policy.reads_kl
+        )
     values: Floats = found.double().numpy()
     return values
 

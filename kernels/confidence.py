@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 import torch
 
-from flyball.kernels.dispatch import implementation
+from flyball.kernels.dispatch import implementation, on_gpu
+from flyball.kernels.reference.draw import distributions
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,8 +20,9 @@ class Confidence:
     Attributes:
         largest: (...,) largest probability of each, in (0, 1].
         token: (...,) the token that has it.
-        max_logit: (...,) its logit by the temperature; None where there are no logits.
-        log_sum_exp: (...,) of the logits by the temperature; None where there are none.
+        max_logit: (...,) its logit by the temperature; None where nobody asked, and where there
+            are no logits.
+        log_sum_exp: (...,) of the logits by the temperature; likewise.
         entropy: (...,) in nats; None where nobody asked.
         margin: (...,) the largest probability less the second; None where nobody asked.
     """
@@ -34,7 +36,12 @@ class Confidence:
 
 
 def confidence(
-    logits: torch.Tensor, temperature: float = 1.0, *, entropy: bool = True, margin: bool = True
+    logits: torch.Tensor,
+    temperature: float = 1.0,
+    *,
+    entropy: bool = True,
+    margin: bool = True,
+    log_sum_exp: bool = True,
 ) -> Confidence:
     """Confidence of softmax(logits / temperature).
 
@@ -44,7 +51,10 @@ def confidence(
         temperature: positive.
         entropy: whether it is wanted; a GPU computes it in the same pass.
         margin: likewise.
+        log_sum_exp: likewise, and `max_logit`.
     """
+    if not (log_sum_exp or on_gpu(logits)):
+        return confidence_of(distributions(logits, temperature)[0], entropy=entropy, margin=margin)
     found: Confidence = implementation("confidence", logits).confidence(
         logits, temperature, entropy=entropy, margin=margin
     )

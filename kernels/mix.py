@@ -225,20 +225,18 @@ def evidence(
     kind: str,
     p: torch.Tensor,
     q: torch.Tensor,
-    mixture: torch.Tensor,
     present: torch.Tensor | None,
     grid: torch.Tensor,
     *,
     greedy: bool,
     reads_kl: bool,
 ) -> torch.Tensor:
-    """What a policy learns from (N, ...), by its name of the kind.
+    """What a policy learns from (N, ...), by its name of the kind; see `ascent` for that one.
 
     Args:
-        kind: "overlap", "ascent", "divergence" or "grid", which is hits and KL (N, G, 2).
+        kind: "overlap", "divergence" or "grid", which is hits and KL (N, G, 2).
         p: (N, vocab) the target's distributions.
         q: (N, m, vocab) the members'.
-        mixture: (N, vocab) that was drafted from.
         present: (N, m) bool; None where all are.
         grid: (G, m) weight vectors.
         greedy: whether the target decodes greedily.
@@ -246,8 +244,6 @@ def evidence(
     """
     if kind == "overlap":
         return overlap(p, q, present, greedy)
-    if kind == "ascent":
-        return ascent(p, q, mixture, present)
     if kind == "divergence":
         return divergence(p, q, present)
     hits = grid_hits(p, q, grid, present)

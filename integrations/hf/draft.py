@@ -311,7 +311,7 @@ class ModelDraft:
     def _signs_of_read(self, scores: torch.Tensor) -> NDArray[np.float64]:
         """What shadows are told (signs, rows, width) of text with these scores."""
         states = self._state if self._head is None else self.cached.hidden[:, :-1]
-        sure = confidence(scores, entropy=self.wants_entropy, margin=False)
+        sure = confidence(scores, entropy=self.wants_entropy, margin=False, log_sum_exp=False)
         return HostCopy(self._signs(sure, states)).get().astype(np.float64)
 
     def start(self, slots: Ints, rows: Bools, lanes: slice, every: float = np.inf) -> torch.Tensor:

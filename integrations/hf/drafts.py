@@ -19,6 +19,7 @@ from flyball.integrations.hf.sources import LookedUp, Mixed, Solo
 from flyball.integrations.hf.text import Moves, Texts
 from flyball.integrations.hf.views import PromptImages
 from flyball.integrations.lookup import PromptLookup
+from flyball.kernels.draw import draw_token
 from flyball.kernels.tree import best_siblings, draw_siblings
 
 Ints = NDArray[np.int32]
@@ -229,7 +230,7 @@ class Drafts:
                 token = self._draws(rows, position - 1, q.log()[:, None])[:, 0]
             elif self._do_sample:
                 probs.append(q)
-                token = torch.multinomial(q, 1).squeeze(1)
+                token = draw_token(q)
             if width > 1:
                 pick = draw_siblings if self._do_sample else best_siblings
                 siblings.append(pick(q, token, width))

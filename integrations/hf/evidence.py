@@ -8,12 +8,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from flyball.controller.contract import Plan
+from flyball.controller.contract import Plan, Wanted
 from flyball.controller.governor import Governor
 from flyball.integrations.hf.device import HostCopy, upload
 from flyball.integrations.hf.proposal import Proposal
 from flyball.integrations.hf.seeds import SeededDraws
-from flyball.kernels import mix as kernels
+from flyball.integrations.hf.verdict import Verdict
+from flyball.kernels import mix
+from flyball.kernels.accept_gradient import accept_gradient
 
 Ints = NDArray[np.int32]
 Longs = NDArray[np.int64]
@@ -39,7 +41,7 @@ class EvidenceInbox:
         self._pending: _Pending | None = None
 
     def put(
-        self, plan: Plan, slots: Ints, proposal: Proposal, observed: Longs, scores: torch.Tensor
+        self, plan: Plan, slots: Ints, proposal: Proposal, observed: Longs, verdict: Verdict
     ) -> None:
         """Compare what a round's members said with the target.
 
@@ -48,7 +50,7 @@ class EvidenceInbox:
             slots: (rows,) requests.
             proposal: of the round.
             observed: (rows,) drafted positions whose outcome was seen.
-            scores: (rows, K + 1, vocab) the target's, processed.
+            verdict: of the round.
         """
         members, drawn = proposal.members, proposal.drawn
         if members is None or drawn is None or plan.wanted is None:
@@ -57,30 +59,30 @@ class EvidenceInbox:
         row, column = np.nonzero((np.arange(width) < observed[:, None]) & drawn[:, None])
         if len(row) == 0:
             return
-        at = (upload(row, scores.device), upload(column, scores.device))
-        p = scores[at].softmax(dim=-1)
-        q, present = torch.stack(members.probs, 1)[at], torch.stack(members.present, 1)[at]
-        overlap = kernels.overlap(p, q, present, greedy=not self._do_sample)
+        device, wanted = verdict.scores.device, plan.wanted
+        at = (upload(row, device), upload(column, device))
+        scores = verdict.scores[at]
+        q, present, shares = (
+            torch.stack(values, 1)[at]
+            for values in (members.probs, members.present, members.shares)
+        )
+        values: torch.Tensor | None
+        if wanted.evidence == "ascent":
+            settled = upload(verdict.emitted[row, column], device)
+            gradient = accept_gradient(scores, q, shares, settled, present=present)
+            overlap, values = gradient.overlap, gradient.ascent
+            if not self._do_sample:
+                overlap = mix.overlap(scores, q, present, greedy=True)
+        else:
+            p = scores.softmax(dim=-1)
+            overlap = mix.overlap(p, q, present, greedy=not self._do_sample)
+            values = self._values(wanted, p, q, present, overlap)
         accepted = overlap
         if self._draws is not None:
             noise = self._draws.noise(*at)
-            noisy = (p.log() + noise, q.log() + noise[:, None])
-            accepted = kernels.overlap(*noisy, present, greedy=True)
-        wanted, kind = plan.wanted, plan.wanted.evidence
-        values = None
-        if kind == "overlap":
-            values = overlap
-        elif kind is not None:
-            values = kernels.evidence(
-                kind,
-                p,
-                q,
-                torch.stack(members.mixture, 1)[at],
-                present,
-                upload(wanted.grid, p.device),
-                greedy=not self._do_sample,
-                reads_kl=wanted.reads_kl,
-            )
+            noisy = (scores + noise, q.log() + noise[:, None])
+            accepted = mix.overlap(*noisy, present, greedy=True)
+        kind = wanted.evidence
         self._pending = _Pending(
             plan.step_id,
             slots,
@@ -92,6 +94,27 @@ class EvidenceInbox:
         )
         if not scores.is_cuda:
             self.empty()
+
+    def _values(
+        self,
+        wanted: Wanted,
+        p: torch.Tensor,
+        q: torch.Tensor,
+        present: torch.Tensor,
+        overlap: torch.Tensor,
+    ) -> torch.Tensor | None:
+        """What the policy learns from but `ascent`, of positions (N,); None where nothing is."""
+        if wanted.evidence is None or wanted.evidence == "overlap":
+            return None if wanted.evidence is None else overlap
+        return mix.evidence(
+            wanted.evidence,
+            p,
+            q,
+            present,
+            upload(wanted.grid, p.device),
+            greedy=not self._do_sample,
+            reads_kl=wanted.reads_kl,
+        )
 
     def empty(self) -> None:
         """Hand on what is there."""

@@ -50,7 +50,7 @@ def tails(
         unsure: list[torch.Tensor] = []
         for step in range(num_steps):
             after = scores(cached.forward(block, length[chunk] + step))
-            found = confidence(after, margin=False)
+            found = confidence(after, margin=False, log_sum_exp=False)
             assert found.entropy is not None
             block = found.token
             sure.append(found.largest)

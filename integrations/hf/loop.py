@@ -241,7 +241,7 @@ class Decoding:
                 verify_s=verify_s,
             )
         self._governor.observe(outcomes, cost)
-        self._evidence.put(plan, slots, proposal, observed, verdict.scores)
+        self._evidence.put(plan, slots, proposal, observed, verdict)
         if self._throttle is not None:
             self._throttle.observe(
                 int(kept.sum()),
@@ -285,7 +285,7 @@ class Decoding:
         texts = self._texts
         emitted, probs, entropy = verdict.emitted, verdict.probs, None
         if self._watch is not None and self._watch.wants_entropy:
-            sure = confidence(verdict.along_path(verdict.scores), margin=False)
+            sure = confidence(verdict.along_path(verdict.scores), margin=False, log_sum_exp=False)
             assert sure.entropy is not None
             entropy = HostCopy(sure.entropy).get()
         if len(rows) < texts.num_rows:

@@ -21,12 +21,13 @@ class MemberProbs:
 
     Attributes:
         probs: K tensors (rows, members, vocab).
-        mixture: K tensors (rows, vocab) that were drawn from, or whose argmax was taken.
+        shares: K tensors (rows, members), weights of the mixture that was drawn from, or whose
+            argmax was taken.
         present: K tensors (rows, members), whether the member had a say.
     """
 
     probs: list[torch.Tensor]
-    mixture: list[torch.Tensor]
+    shares: list[torch.Tensor]
     present: list[torch.Tensor]
 
 

@@ -69,7 +69,12 @@ class Solo:
 
     def sure(self, position: int) -> Confidence:
         """What is sure of the token at `position`."""
-        return confidence(self.scores(position), entropy=self._model.wants_entropy, margin=False)
+        return confidence(
+            self.scores(position),
+            entropy=self._model.wants_entropy,
+            margin=False,
+            log_sum_exp=False,
+        )
 
     def sure_probs(self, position: int) -> tuple[Confidence, torch.Tensor]:
         """The same, and the distribution (rows, vocab)."""
@@ -182,7 +187,7 @@ class Mixed:
             shares = share(self._weights, present)
         mixture = mix(probs, shares)
         self.members.probs.append(probs)
-        self.members.mixture.append(mixture)
+        self.members.shares.append(shares)
         self.members.present.append(present)
         return mixture
 

@@ -194,6 +194,8 @@ class _Verifying:
 
     def _ratio(self) -> Floats:
         """Ratios p / q (rows, K) of the drafted tokens, as far as p is known."""
-        with np.errstate(divide="ignore", invalid="ignore"):
-            result: Floats = self._p_drawn / self._q_drawn
+        # numpy would have to be kept from warning of 0 / 0, which takes it longer.
+        result: Floats = (
+            torch.from_numpy(self._p_drawn) / torch.from_numpy(self._q_drawn)
+        ).numpy()
         return result

@@ -5,9 +5,20 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from text_statistics import p_value
 
 from flyball.kernels import mix as kernels
-from flyball.kernels.mix import ascent, divergence, grid_hits, grid_kl, mix, overlap, share
+from flyball.kernels.mix import (
+    ascent,
+    divergence,
+    grid_hits,
+    grid_kl,
+    mix,
+    mix_draw,
+    overlap,
+    share,
+)
+from flyball.kernels.philox import token_noise
 from flyball.policies.ensemble.base import simplex_grid
 
 ROWS, MEMBERS, VOCAB = 7, 3, 40
@@ -209,3 +220,70 @@ def test_no_positions_give_no_evidence() -> None:
     assert ascent(p, q, p).shape == (0, MEMBERS)
     assert divergence(p, q).shape == (0, MEMBERS, 2)
     assert grid_hits(p, q, grid).shape == grid_kl(p, q, grid).shape == (0, 66)
+
+
+def members_logits(rows: int, vocab: int = VOCAB) -> tuple[torch.Tensor, torch.Tensor]:
+    """Logits (rows, m, vocab), some masked, and shares of which some are 0."""
+    logits = distributions(3, rows, MEMBERS, vocab=vocab).log()
+    logits[torch.rand(logits.shape, generator=torch.Generator().manual_seed(4)) < 0.3] = -torch.inf
+    logits[..., 0] = 1.0
+    weights = torch.rand(rows, MEMBERS, generator=torch.Generator().manual_seed(5)).double()
+    return logits, share(weights, some_present(6, rows))
+
+
+@pytest.mark.parametrize("greedy", [False, True])
+@pytest.mark.parametrize("temperature", [1.0, 0.6])
+def test_a_draw_is_the_largest_noisy_logarithm_of_the_mixture(
+    greedy: bool, temperature: float
+) -> None:
+    logits, shares = members_logits(200)
+    seeds, places = torch.arange(200) * 2**33, torch.arange(200) % 7
+    asked = {"temperature": temperature, "greedy": greedy}
+    found = mix_draw(logits, shares, seeds, places, **asked)
+    for row in range(200):
+        p = (logits[row] / temperature).softmax(-1)
+        mixture = shares[row] @ p
+        noise = token_noise(seeds[row, None], places[row, None, None], VOCAB)[0, 0]
+        noisy = mixture if greedy else mixture.log() + noise
+        assert int(found.token[row]) == int(noisy.argmax())
+        assert float(found.prob[row]) == pytest.approx(float(mixture[found.token[row]]))
+    heard = shares > 0
+    expected = (logits / temperature).logsumexp(-1).masked_fill(~heard, torch.nan)
+    torch.testing.assert_close(found.log_sum_exp, expected, equal_nan=True)
+    single = mix_draw(logits.float(), shares.float(), seeds, places, **asked)
+    assert (single.token == found.token).float().mean() > 0.98
+    same = single.token == found.token
+    torch.testing.assert_close(single.prob[same].double(), found.prob[same], rtol=1e-5, atol=0)
+    order = torch.tensor([5, 180, 5])
+    again = mix_draw(logits[order], shares[order], seeds[order], places[order], **asked)
+    assert torch.equal(again.token, found.token[order])
+
+
+def test_draws_are_distributed_as_the_mixture() -> None:
+    """Chi-square, a million draws, false-alarm rate 1e-4."""
+    logits, shares = members_logits(1, vocab=9)
+    count, expected = np.zeros(9), (shares[0] @ logits[0].softmax(-1)).numpy()
+    for part in range(4):
+        seeds = torch.arange(250_000) + 250_000 * part
+        rows = (logits.expand(250_000, -1, -1), shares.expand(250_000, -1))
+        found = mix_draw(*rows, seeds, torch.full((250_000,), 2))
+        count += np.bincount(found.token, minlength=9)
+    assert p_value(count, expected) > 1e-4
+    other = (shares[0].roll(1) @ logits[0].softmax(-1)).numpy()
+    assert p_value(count, other) < 1e-4
+
+
+def test_members_without_a_share_are_never_looked_at_and_others_reported() -> None:
+    logits, shares = members_logits(60)
+    seeds = torch.arange(60)
+    expected = mix_draw(logits, shares, seeds, seeds)
+    logits[shares == 0] = torch.nan
+    found = mix_draw(logits, shares, seeds, seeds)
+    assert torch.equal(found.token, expected.token)
+    logits[0, int(shares[0].argmax()), 3] = torch.nan
+    logits[1, int(shares[1].argmax())] = -torch.inf
+    found = mix_draw(logits, shares, seeds, seeds)
+    assert found.token[:2].tolist() == [-1, -1] and found.prob[:2].isnan().all()
+    assert torch.equal(found.token[2:], expected.token[2:])
+    nothing = mix_draw(logits[:0], shares[:0], seeds[:0], seeds[:0])
+    assert nothing.token.shape == (0,)

@@ -10,7 +10,7 @@ import pytest
 import torch
 from scipy.stats import chi2
 
-from flyball.kernels.philox import gumbel, philox, token_noise
+from flyball.kernels.philox import WORD, gumbel, philox, token_noise, uniforms
 
 FALSE_ALARM_RATE = 1e-4
 LARGEST = 0xFFFFFFFF
@@ -37,6 +37,30 @@ def test_noise_holds_the_words_in_order() -> None:
     words = torch.stack(philox(counter, key))
     noise = token_noise(torch.tensor([(3 << 32) + 7]), torch.tensor([[9]]), 8)
     assert noise[0, 0, 4:].tolist() == gumbel(words).tolist()
+
+
+def test_uniforms_hold_26_bits_of_two_words_each() -> None:
+    generator = torch.Generator().manual_seed(2)
+    seeds = torch.empty(50, 1, 1, dtype=torch.long).random_(generator=generator)
+    seeds[0], seeds[1], seeds[2] = -1, -(2**63), 2**63 - 1
+    places = torch.randint(0, 2**32, (50, 4, 1), generator=generator)
+    candidates = torch.arange(3)[None, None]
+    zero = torch.zeros_like(places)
+    words = philox((candidates, places, zero, zero + 1), (seeds & WORD, (seeds >> 32) & WORD))
+    found = uniforms(seeds, places, candidates)
+    for (upper, lower), u in zip((words[:2], words[2:]), found, strict=True):
+        assert u.shape == (50, 4, 3) and u.dtype == torch.float64
+        bits = (u * 2.0**52 - 0.5).long()
+        assert torch.equal(bits >> 26, upper >> 6) and torch.equal(bits & (2**26 - 1), lower >> 6)
+        assert u.min() > 0 and u.max() < 1
+    for row in range(0, 50, 7):  # a few counters go another way than many
+        alone = uniforms(seeds[row : row + 1], places[row : row + 1, :2], candidates)
+        assert torch.equal(alone[0][0], found[0][row, :2])
+        assert torch.equal(alone[1][0], found[1][row, :2])
+    test, draw = uniforms(torch.arange(200_000), torch.zeros(1).long(), torch.zeros(1).long())
+    counts = np.histogram2d(test, draw, bins=20, range=[[0, 1], [0, 1]])[0].ravel()
+    statistic = ((counts - 500) ** 2 / 500).sum()
+    assert chi2.sf(statistic, 399) > FALSE_ALARM_RATE
 
 
 def test_noise_is_finite_for_every_word() -> None:

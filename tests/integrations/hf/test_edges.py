@@ -128,6 +128,30 @@ def test_processors_see_no_prefix_that_nobody_wrote() -> None:
         assert out.tolist() == expected.tolist()
 
 
+class MasksAll(LogitsProcessor):
+    """Leaves nothing to draw from."""
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        return torch.full_like(scores, self.value)
+
+    def __init__(self, value: float) -> None:
+        self.value = value
+
+
+@pytest.mark.parametrize("verification", ["standard", "block"])
+@pytest.mark.parametrize("value", [-torch.inf, torch.nan])
+def test_nothing_is_drawn_where_there_is_nothing_to_draw_from(
+    verification: Any, value: float
+) -> None:
+    target, draft = random_models("qwen2")
+    gov = govern(target, [draft], verification=verification)
+    with pytest.raises(HostError, match="row 0 of the batch has none to draw from"):
+        gov.generate(
+            **pad_left(random_rows(2), 0), max_new_tokens=4, do_sample=True,
+            logits_processor=LogitsProcessorList([MasksAll(value)]),
+        )  # fmt: skip
+
+
 def test_models_in_several_places_are_refused() -> None:
     target, _ = random_models("qwen2")
     target.hf_device_map = {"model.embed_tokens": 0, "lm_head": "cpu"}

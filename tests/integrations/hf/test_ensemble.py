@@ -208,14 +208,14 @@ class HearsLookupWhereItWasRight(Drafts):
 
     def _draft(self, *args: Any) -> Proposal:
         proposal = super()._draft(*args)
-        assert proposal.members is not None
+        assert proposal.members is not None and proposal.probs is not None
         probs = []
         for place, (q, present) in enumerate(
             zip(proposal.members.probs, proposal.members.present, strict=True)
         ):
             named = q[:, 2].gather(1, proposal.tokens[:, place, None]) * present[:, 2:]
             without = q[:, :2].mean(dim=1)
-            probs.append(torch.where(named > 0, proposal.members.mixture[place], without))
+            probs.append(torch.where(named > 0, proposal.probs[:, place], without))
         return replace(proposal, probs=torch.stack(probs, dim=1))
 
 
