@@ -46,8 +46,12 @@ def _longest_prefix(
     to_test, _ = uniform_pair(columns * 0, place, tl.load(seeds + request))
     prefix = (columns >= 1) & counts
     passed = prefix & (to_test < chance.to(tl.float64))
-    unlike = (counts & (mass != mass)) | (prefix & (chance != chance))
-    return tl.max(tl.where(passed, columns, 0), axis=0).to(tl.int64), unlike
+    number = tl.max(tl.where(passed, columns, 0), axis=0)
+    # Prefixes are tried from the longest one on, up to the one that passes.
+    rests_on = (columns < length) | (columns == number)
+    untold = (share != share) | ((chance != chance) & (columns > number))
+    unlike = (rests_on & (mass != mass)) | (prefix & untold)
+    return number.to(tl.int64), unlike
 
 
 @triton.jit

@@ -125,6 +125,16 @@ def test_rows_without_a_distribution_are_reported(method: Any, device: str) -> N
     assert (found.next_token[found.bad] == -1).all() and (found.num_accepted[found.bad] == 0).all()
 
 
+@pytest.mark.filterwarnings("ignore:invalid value encountered:RuntimeWarning")
+@pytest.mark.parametrize("method", METHODS)
+def test_a_bonus_column_counts_where_it_is_drawn_from(method: Any, device: str) -> None:
+    given = case((40, 2, 2, 30), device, seed=8)
+    given[0][:, 2, 3] = torch.nan
+    found = verify(*given, method=method)
+    assert_same(found, expected(given, method=method))
+    assert 0 < found.bad.sum() < 40
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_a_draft_that_is_the_target_is_accepted(method: Any, device: str) -> None:
     logits, draft, *others = case((4, 3, 3, 300), device, seed=5)
