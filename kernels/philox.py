@@ -74,7 +74,8 @@ def uniforms(
     Returns:
         To test and to draw, in float64, in (0, 1).
     """
-    if not seeds.is_cuda:
+    # A compiler sees through tensors only.
+    if not (seeds.is_cuda or torch.compiler.is_compiling()):
         from flyball.kernels.cpu import philox as on_cpu
 
         found = on_cpu.uniforms(seeds.numpy(), places.numpy(), candidates.numpy())
