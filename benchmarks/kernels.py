@@ -155,6 +155,8 @@ def _summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
                 own |= {"synchronises": row["synchronises"]} if "synchronises" in row else {}
             elif row["implementation"] != "copy":
                 own[f"{row['implementation']} takes times"] = row["slower"]
+    if "cuda" not in summary:
+        summary["cuda"] = "no GPU was at hand; docs/kernels.md says what is predicted"
     return summary
 
 
