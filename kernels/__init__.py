@@ -1,1 +1,1 @@
-"""Tensor work of a round: torch references."""
+"""Tensor work of a round: public functions, torch references, and what a device does otherwise."""

@@ -31,10 +31,12 @@ def test_import_loads_neither_torch_nor_a_host() -> None:
     run(sys.executable, "-c", f"import flyball, sys; assert not {heavy} & set(sys.modules)")
 
 
-def test_kernels_need_no_pydantic() -> None:
+def test_kernels_need_no_pydantic_and_load_no_triton() -> None:
+    names = sorted(f"flyball.kernels.{path.stem}" for path in (ROOT / "kernels").glob("*.py"))
+    modules = ", ".join(name for name in names if not name.endswith("__init__"))
     code = (
-        "import sys; sys.modules['pydantic'] = None; "
-        "import flyball.kernels.verify, flyball.kernels.confidence, flyball.kernels.mix"
+        f"import sys; sys.modules['pydantic'] = None; import {modules}; "
+        "assert 'triton' not in sys.modules"
     )
     run(sys.executable, "-c", code)
 

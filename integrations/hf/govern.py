@@ -80,7 +80,7 @@ def govern(
         acceptance_head: predicts from the draft model's hidden states what the target accepts, in
             place of the draft's largest probability; an `AcceptanceHead` or its file.
         verification: of sampled drafts: "standard", token by token, or "block", which keeps at
-            least as many of them on average (see `verify_block`). Greedy drafts know one way.
+            least as many of them on average (see `kernels.verify`). Greedy drafts know one way.
         tree_width: candidates at each drafted position, all verified in one forward: 1 for a
             chain, 2 or 3 for a tree, whose further candidates take over where the first is
             rejected. Where logits processors look at the text, or texts have seeds, drafts are
