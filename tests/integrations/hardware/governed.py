@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -15,6 +16,9 @@ from flyball.integrations.hardware.cpu import CpuActuator
 
 
 def main(sysfs: Path, locks: Path) -> None:
+    # Whoever runs the tests in the background, or under nohup, has their children ignore these.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
     with CpuActuator(sysfs=sysfs, lock_dir=locks) as actuator:
         actuator.apply({"cpu_clock_mhz": 1000.0})
         print(actuator.watchdog_pid, flush=True)
