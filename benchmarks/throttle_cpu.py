@@ -168,8 +168,9 @@ def tune(
     windows: list[dict[str, Any]] = []
     spent = Spent()
     with govern(models.target, [models.draft], policy=policy, on_round=spent.note) as gov:
-        # The first call opens the throttle; one prompt is over before its first window is.
-        decode(gov, work, 1, _MOST_ROWS, spent)
+        # The first call of so many rows opens the throttle; it is over before a window is.
+        prompts, _ = work.some(_MOST_ROWS)
+        gov.generate_many(prompts, batch_size=_MOST_ROWS, max_new_tokens=1, do_sample=False)
         throttle = gov.session.throttle
         assert throttle is not None
         _listen(throttle.policy, throttle.space, windows)
