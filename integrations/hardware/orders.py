@@ -11,6 +11,7 @@ from pathlib import Path
 Undo = Callable[[], None]
 
 
+@dataclass(frozen=True)
 class Order:
     """Puts one thing back that outlives the process that changed it; called as a function.
 
@@ -73,10 +74,7 @@ _ORDERS = {order.__name__: order for order in (WriteFile, PutBackPowerLimit, Unl
 
 def dump_orders(orders: Sequence[Order]) -> str:
     """Orders as text."""
-    fields = [
-        {"order": type(order).__name__, **dataclasses.asdict(order)}  # type: ignore[call-overload]
-        for order in orders
-    ]
+    fields = [{"order": type(order).__name__, **dataclasses.asdict(order)} for order in orders]
     return json.dumps(fields)
 
 

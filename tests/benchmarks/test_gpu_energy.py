@@ -45,8 +45,11 @@ class Bench:
 
     def run(self, repetitions: int = 3, window_s: float = 1.2) -> list[dict[str, Any]]:
         gpu = Gpu()
-        clock: Callable[[], float] = lambda: self.now_s  # noqa: E731
-        return measure(self.decoders, gpu, NvmlMeter(gpu), 40, repetitions, window_s, 7, clock)
+        meter = NvmlMeter(gpu)
+        return measure(self.decoders, gpu, meter, 40, repetitions, window_s, 7, self.clock)
+
+    def clock(self) -> float:
+        return self.now_s
 
 
 @pytest.fixture

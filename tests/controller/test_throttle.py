@@ -221,7 +221,9 @@ def test_closing_restores_and_ends_the_worker(start: Starter) -> None:
     assert run.device.num_restores == 1
 
 
-def test_what_the_policy_decides_after_the_end_is_not_set(start: Starter) -> None:
+def test_what_the_policy_decides_after_the_end_is_not_set(
+    start: Starter, monkeypatch: pytest.MonkeyPatch
+) -> None:
     policy = Ponders()
     run = start(policy, wait=False)
     run.step(STEPS)
@@ -233,7 +235,7 @@ def test_what_the_policy_decides_after_the_end_is_not_set(start: Starter) -> Non
         restored()
         policy.go.set()
 
-    run.device.restore = restore  # type: ignore[method-assign]
+    monkeypatch.setattr(run.device, "restore", restore)
     closing.start()
     closing.join(60)
     assert not closing.is_alive()

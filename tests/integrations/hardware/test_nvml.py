@@ -10,6 +10,7 @@ import select
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from fake_nvml import DRIVER_NOT_LOADED, GPU_IS_LOST, NO_PERMISSION, NOT_SUPPORTED, State
@@ -26,8 +27,8 @@ from flyball.integrations.hardware.nvml_library import may_set
 SLOWEST = {"graphics_clock_mhz": 510.0, "memory_clock_mhz": 1593.0, "power_limit_w": 200.0}
 
 
-def actuator(tmp_path: Path, **settings: object) -> NvmlActuator:
-    return NvmlActuator(lock_dir=tmp_path, **{"dry_run": False, **settings})  # type: ignore[arg-type]
+def actuator(tmp_path: Path, **settings: Any) -> NvmlActuator:
+    return NvmlActuator(lock_dir=tmp_path, **{"dry_run": False, **settings})
 
 
 def in_force(state: State) -> tuple[int, int, int]:
