@@ -27,6 +27,7 @@ class Server:
 
     def __init__(self, process: subprocess.Popen[str], port: int) -> None:
         self.lines: list[str] = []
+        self._port = port
         self._url = f"http://127.0.0.1:{port}"
         self._process = process
         self._ready = threading.Event()
@@ -43,7 +44,13 @@ class Server:
 
     def wait(self) -> None:
         """Wait until it is ready."""
-        assert self._ready.wait(LIMIT_S) and self._process.poll() is None, "".join(self.lines)
+        assert self._ready.wait(LIMIT_S), "".join(self.lines)
+        while not self._listens():  # its socket starts to listen only after that line
+            assert self._process.poll() is None, "".join(self.lines)
+
+    def _listens(self) -> bool:
+        with socket.socket() as client:
+            return client.connect_ex(("127.0.0.1", self._port)) == 0
 
     def end(self) -> None:
         """Wait until it has ended, and all its lines are read."""
