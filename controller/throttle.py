@@ -45,7 +45,8 @@ class Throttle:
     Steps are summed up on the decoding thread. A window that ends goes to a worker thread, which
     reads the meter, lets the policy learn and decide, and sets the slow knobs. Meanwhile steps
     run on, and count in no window. The decoding thread finds the answer at a later step, sets
-    the other knobs, and begins the next window: nothing ever waits. The first window runs under
+    the other knobs, and begins the next window: nothing ever waits. A limit that was lowered sends
+    no request away; the window begins once enough of them have ended. The first window runs under
     what is in force where nobody governs. In a dry run all windows do.
 
     A fault of policy, actuator or meter costs the adaptive gain only: settings are restored, the
@@ -86,7 +87,8 @@ class Throttle:
         self._closed = False
         self._told: SimpleQueue[_Begun | Ended | _Failed | None] = SimpleQueue()
         self._answers: SimpleQueue[Places] = SimpleQueue()
-        self._sums: WindowSums | None = None  # None until the worker has answered
+        self._sums: WindowSums | None = None  # None until a window begins
+        self._settling = False  # nothing else is missing for it
         self.space = self._desk.space
         self.setting = self.wanted = self.space.default
         self.num_steps = self.num_windows = 0
@@ -114,6 +116,7 @@ class Throttle:
         num_seen: int = 0,
         num_accepted: int = 0,
         num_arrived: float | None = None,
+        settled: bool = True,
     ) -> None:
         """Take in a step, and set what was decided since.
 
@@ -129,13 +132,17 @@ class Throttle:
             num_accepted: of them accepted.
             num_arrived: tokens that were asked for since the step before, if that is known;
                 those generated stand in. Infinite where requests wait all along.
+            settled: whether no more requests took part than the limit in force lets run.
         """
         if self._closed:
             return
         self.num_steps += 1
         sums = self._sums
         if sums is None:
-            self._adopt(wait=False)  # this step ran before
+            self._look_on(settled)  # this step ran before
+            return
+        if not settled:
+            self._sums, self._settling = None, True
             return
         try:
             numbers = (num_tokens, step_s, batch_size, num_seen, num_accepted)
@@ -156,8 +163,16 @@ class Throttle:
 
     def catch_up(self) -> None:
         """Wait for the answer to the last window, if it is still to come, and adopt it."""
-        if self._sums is None and not self._closed:
+        if self._sums is None and not self._settling and not self._closed:
             self._adopt(wait=True)
+
+    def _look_on(self, settled: bool) -> None:
+        """Begin a window if nothing is missing for it any more."""
+        if not self._settling:
+            self._adopt(wait=False)
+        elif settled:
+            self._settling = False
+            self._begin()
 
     def _adopt(self, wait: bool) -> None:
         """Set what the worker answered, if it has."""

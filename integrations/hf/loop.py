@@ -110,6 +110,12 @@ class Decoding:
             self._count_reads()
         return [self._results[request] for request in range(self._num_requests)]
 
+    @property
+    def _most_rows(self) -> int:
+        """That may decode at a time now."""
+        limit = self._governor.limits.batch_size
+        return self._texts.max_rows if limit is None else min(self._texts.max_rows, max(limit, 1))
+
     def _count_reads(self) -> None:
         stats, model = self._stats, self._target.model
         stats.num_prompt_tokens += self._prompt_reads.num_tokens
@@ -121,9 +127,7 @@ class Decoding:
     def _admit(self) -> bool:
         """Fill free rows from the queue and settle the first token of each text read anew."""
         texts, before = self._texts, len(self._slots)
-        most, unread = texts.max_rows, list[Longs]()
-        if self._governor.limits.batch_size is not None:
-            most = min(most, max(self._governor.limits.batch_size, 1))
+        most, unread = self._most_rows, list[Longs]()
         while texts.num_rows < most and self._queue:
             prompts = self._queue.popleft()()
             count = len(prompts.tokens)
@@ -250,6 +254,7 @@ class Decoding:
                 num_seen=int(observed.sum()),
                 num_accepted=int(chain.sum()),
                 num_arrived=np.inf,  # prompts are there all along, and none waits for a user
+                settled=len(slots) <= self._most_rows,
             )
         self._stats.num_rounds += 1
         self._stats.num_drafted += int(proposal.draft_len.sum())

@@ -73,6 +73,7 @@ class Throttling:
                 num_waiting=len(scheduler.waiting),
                 num_seen=num_seen,
                 num_accepted=num_accepted,
+                settled=max(len(counts), len(scheduler.running)) <= scheduler.max_num_active_reqs,
             )
         except Exception as error:
             self._guard.count("host", repr(error))

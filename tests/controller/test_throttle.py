@@ -95,6 +95,20 @@ def test_settings_are_adopted_step_by_step_the_same_way_each_time(start: Starter
     assert runs[0].device.now == SPACE.named(np.array(OTHER))
 
 
+def test_a_window_begins_once_no_more_run_than_the_limit_in_force_allows(start: Starter) -> None:
+    run = start()
+    run.step(STEPS)
+    assert run.throttle.setting.tolist() == OTHER
+    run.step(3 * STEPS, settled=False)
+    assert run.throttle.num_windows == 1
+    run.step(num_tokens=800)  # nobody runs any more who should not: the next step counts
+    run.step(STEPS)
+    first, second = run.policy.windows
+    assert (first.num_tokens, second.num_tokens) == (80, 80)
+    assert second.window_s == pytest.approx(1.0)
+    assert second.energy_j == pytest.approx(100.0)
+
+
 def test_slow_knobs_are_set_beside_decoding_and_the_others_by_it(start: Starter) -> None:
     run = start()
     run.step(4 * STEPS)

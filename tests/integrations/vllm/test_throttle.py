@@ -112,7 +112,7 @@ def test_a_limit_of_drafts_holds_from_the_next_plan_at_once(
 def test_windows_hold_all_tokens_seconds_and_drafts_of_their_steps(
     make_engine: Maker, policy: type[RandomSettings], delay: int
 ) -> None:
-    engine = make_engine(delay=delay, throttle={**APPLIED, "window_s": 1e-9})
+    engine = make_engine(delay=delay, throttle={**APPLIED, "dry_run": True, "window_s": 1e-9})
     began_s = engine.clock.now_s
     put_under_load(engine, 2)
     engine.check()
@@ -125,6 +125,19 @@ def test_windows_hold_all_tokens_seconds_and_drafts_of_their_steps(
     acceptance = [w.context.acceptance for w in windows]
     assert 0.2 < np.mean(acceptance) < 1.0  # the drafter is right in 0.7 of the cases
     assert max(w.context.batch_size for w in windows) > 3
+
+
+def test_windows_hold_no_steps_of_more_requests_than_their_limit(
+    make_engine: Maker, policy: type[RandomSettings]
+) -> None:
+    engine = make_engine(throttle={**APPLIED, "window_s": 1e-9})
+    put_under_load(engine, 2)
+    engine.check()
+    space = engine.scheduler.throttling.throttle.space
+    limits = [space.named(window.setting)["max_num_active_reqs"] for window in policy.windows]
+    sizes = [window.context.batch_size for window in policy.windows]
+    assert all(size <= limit for size, limit in zip(sizes, limits, strict=True))
+    assert 1 < len(set(limits)) < len(limits)
 
 
 def test_a_dry_run_measures_and_sets_nothing(
