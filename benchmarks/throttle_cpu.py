@@ -46,7 +46,7 @@ class Spent:
         cpu_s: of all threads.
         seconds: by the clock.
         num_tokens: generated.
-        latencies: of tokens; the rows of a round share them evenly.
+        latencies: of tokens; those that a row gets in a round share its seconds evenly.
     """
 
     cpu_s: float = 0.0
@@ -57,8 +57,8 @@ class Spent:
     def note(self, one: RoundStats) -> None:
         """Take in a round."""
         self.num_tokens += one.num_tokens
-        each_s = one.step_s * len(one.draft_len) / one.num_tokens
-        self.latencies.add(np.array([each_s]), float(one.num_tokens))
+        counts = one.num_accepted + 1.0
+        self.latencies.add(one.step_s / counts, counts)
 
     def row(self) -> dict[str, Any]:
         """Milliseconds."""

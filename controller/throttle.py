@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flyball.controller.hardware import Actuator, Meter
+from flyball.controller.lone_thread import LoneThread
 from flyball.controller.throttle_desk import Ended, ThrottleDesk
 from flyball.controller.throttle_window import WindowSums
 from flyball.policies.throttle.base import ThrottlePolicy
@@ -92,7 +92,7 @@ class Throttle:
         self.space = self._desk.space
         self.setting = self.wanted = self.space.default
         self.num_steps = self.num_windows = 0
-        self._worker = threading.Thread(target=self._work, name="flyball-throttle", daemon=True)
+        self._worker = LoneThread(self._work, "flyball-throttle")
         self._worker.start()
         self._begin()
 

@@ -77,8 +77,14 @@ def count_knob(
     return Knob(name, tuple(map(float, values)), "count", *places)
 
 
-def draft_lever(governor: Governor) -> CallbackLever:
-    """The longest draft that a governor plans, 0 included; its policy decides below that."""
+def draft_lever(governor: Governor, safe: int | None = None) -> CallbackLever:
+    """The longest draft that a governor plans, 0 included; its policy decides below that.
+
+    Args:
+        governor: whose limits the host goes by.
+        safe: keeps latencies lowest; the longest, if it is left out: shorter drafts can fall
+            behind what arrives.
+    """
     most = governor.max_draft_len
 
     def limit(value: Value) -> None:
@@ -88,13 +94,13 @@ def draft_lever(governor: Governor) -> CallbackLever:
         limited = governor.limits.draft_len
         return float(most if limited is None else limited)
 
-    return CallbackLever(count_knob("draft_len", most, least=0), in_force, limit)
+    return CallbackLever(count_knob("draft_len", most, least=0, safe=safe), in_force, limit)
 
 
 def batch_lever(governor: Governor, most: int) -> CallbackLever:
     """The most requests that decode at a time, where the host goes by the governor's limits.
 
-    One at a time is the safe value: prompts of a queue that is worked off wait for no user.
+    One at a time is the safe value: prompts of a queue that is worked off keep nobody waiting.
 
     Args:
         governor: whose limits the host goes by.

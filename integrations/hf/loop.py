@@ -251,6 +251,7 @@ class Decoding:
                 int(kept.sum()),
                 step_s,
                 len(slots),
+                np.repeat(step_s / np.maximum(kept, 1), kept),
                 num_seen=int(observed.sum()),
                 num_accepted=int(chain.sum()),
                 num_arrived=np.inf,  # prompts are there all along, and none waits for a user

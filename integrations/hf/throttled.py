@@ -37,7 +37,8 @@ def open_throttle(
         return None
     levers = [batch_lever(governor, most_rows)]
     if drafts:
-        levers.append(draft_lever(governor))
+        # No queue grows here, and most of the slowest tokens are those after a rejected draft.
+        levers.append(draft_lever(governor, safe=0))
     # NVML counts all GPUs of the machine, torch those that it may use.
     gpu = torch.cuda._get_nvml_device_index(device) if device.type == "cuda" else None
     name = f"{governor.engine_id} {id(governor)}"
