@@ -23,8 +23,8 @@ import numpy as np
 from transformers.utils import logging
 
 from benchmarks import report
-from flyball.controller.latency_counts import LatencyCounts
 from flyball.controller.limits import Limits
+from flyball.controller.stream_latencies import StreamLatencies
 from flyball.demo.loader import DemoModels, load_demo
 from flyball.integrations.hardware.cpu import CpuActuator
 from flyball.integrations.hf import GovernedGenerate, govern
@@ -46,25 +46,24 @@ class Spent:
         cpu_s: of all threads.
         seconds: by the clock.
         num_tokens: generated.
-        latencies: of tokens; those that a row gets in a round share its seconds evenly.
+        latencies: seconds per token of stretches, as the throttle sees them.
     """
 
     cpu_s: float = 0.0
     seconds: float = 0.0
     num_tokens: int = 0
-    latencies: LatencyCounts = field(default_factory=LatencyCounts)
+    latencies: StreamLatencies = field(default_factory=StreamLatencies)
 
     def note(self, one: RoundStats) -> None:
         """Take in a round."""
         self.num_tokens += one.num_tokens
-        counts = one.num_accepted + 1.0
-        self.latencies.add(one.step_s / counts, counts)
+        self.latencies.add(one.slots, one.num_accepted + 1, one.step_s)
 
     def row(self) -> dict[str, Any]:
         """Milliseconds."""
         return {
             "cpu_ms_per_token": 1e3 * self.cpu_s / self.num_tokens,
-            "p99_ms": 1e3 * self.latencies.quantile(0.99),
+            "p99_ms": 1e3 * self.latencies.counts.quantile(0.99),
             "tokens_per_s": self.num_tokens / self.seconds,
             "tokens": self.num_tokens,
         }
@@ -134,7 +133,7 @@ def main() -> None:
     seed, count = 20_000 + arguments.seed_base, 16 if arguments.quick else 64
     turns = 4 if arguments.quick else 12
     slo_ms = _SLACK * usual_p99_ms(models, seed, turns, count)
-    found, windows = tune(models, Work(models, seed + 2), slo_ms, count)
+    found, windows = tune(models, Work(models, seed + 2), slo_ms, 4 * _MOST_ROWS)
     rows = [{"part": "window", **row} for row in windows]
     compared = compare(models, found, seed + 3, turns, count)
     rows += [{"part": "turn", **row} for row in compared]

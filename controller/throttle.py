@@ -18,7 +18,7 @@ from flyball.controller.throttle_window import WindowSums
 from flyball.policies.throttle.base import ThrottlePolicy
 from flyball.policies.throttle.space import Places
 
-Floats = NDArray[np.float64]
+Ints = NDArray[np.integer]
 
 WINDOW_S = 2.0
 SHARE = 0.99
@@ -111,7 +111,7 @@ class Throttle:
         num_tokens: int,
         step_s: float,
         batch_size: float,
-        latencies_s: Floats | None = None,
+        streams: tuple[Ints, Ints] | None = None,
         num_waiting: int = 0,
         num_seen: int = 0,
         num_accepted: int = 0,
@@ -124,8 +124,8 @@ class Throttle:
             num_tokens: generated.
             step_s: seconds it took.
             batch_size: requests that took part.
-            latencies_s: (tokens,) seconds that each token took; left out, requests share the
-                tokens evenly.
+            streams: slots (requests,) of those that took part, each once, and how many tokens
+                (requests,) each got; left out, they share the tokens evenly.
             num_waiting: requests that wait to be let in.
             num_seen: drafted tokens of which is known whether they are right: none after a
                 rejected one.
@@ -146,10 +146,8 @@ class Throttle:
             return
         try:
             numbers = (num_tokens, step_s, batch_size, num_seen, num_accepted)
-            check_step(numbers, latencies_s, num_arrived)
-            sums.add(
-                num_tokens, step_s, batch_size, latencies_s, num_seen, num_accepted, num_arrived
-            )
+            check_step(numbers, streams, num_arrived)
+            sums.add(num_tokens, step_s, batch_size, streams, num_seen, num_accepted, num_arrived)
         except Exception as error:
             self._desk.guard.count("step", repr(error))
             return
@@ -218,7 +216,7 @@ class Throttle:
 
 
 def check_step(
-    numbers: tuple[float, ...], latencies_s: Floats | None, num_arrived: float | None
+    numbers: tuple[float, ...], streams: tuple[Ints, Ints] | None, num_arrived: float | None
 ) -> None:
     """Refuse what cannot be true.
 
@@ -227,7 +225,7 @@ def check_step(
     """
     if not all(math.isfinite(number) and number >= 0 for number in numbers):
         raise ValueError(f"expected counts and seconds, but got {numbers}")
-    if latencies_s is not None and not np.isfinite(latencies_s).all():
-        raise ValueError("expected latencies that are seconds, but got some that are not finite")
+    if streams is not None and any((part < 0).any() for part in streams):
+        raise ValueError(f"expected slots and counts of tokens, but got {streams}")
     if num_arrived is not None and not num_arrived >= 0:
         raise ValueError(f"expected tokens that arrived, but got {num_arrived}")

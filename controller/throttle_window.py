@@ -7,11 +7,11 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from flyball.controller.latency_counts import LatencyCounts
+from flyball.controller.stream_latencies import StreamLatencies
 from flyball.policies.throttle.base import Context, Window
 from flyball.policies.throttle.space import Places
 
-Floats = NDArray[np.float64]
+Ints = NDArray[np.integer]
 
 
 @dataclass
@@ -31,14 +31,14 @@ class WindowSums:
     num_arrived: float = 0.0
     steps_s: float = 0.0
     batch_s: float = 0.0  # requests times seconds
-    latencies: LatencyCounts = field(default_factory=LatencyCounts)
+    latencies: StreamLatencies = field(default_factory=StreamLatencies)
 
     def add(
         self,
         num_tokens: int,
         step_s: float,
         batch_size: float,
-        latencies_s: Floats | None,
+        streams: tuple[Ints, Ints] | None,
         num_seen: int,
         num_accepted: int,
         num_arrived: float | None,
@@ -50,11 +50,11 @@ class WindowSums:
         self.num_arrived += num_tokens if num_arrived is None else num_arrived
         self.steps_s += step_s
         self.batch_s += batch_size * step_s
-        if latencies_s is not None:
-            self.latencies.add(latencies_s)
+        if streams is not None:
+            self.latencies.add(*streams, step_s)
         elif num_tokens:
             each_s = np.array([step_s * batch_size / num_tokens])
-            self.latencies.add(each_s, float(num_tokens))
+            self.latencies.counts.add(each_s, float(num_tokens))
 
     def window(
         self, ended_s: float, energy_j: float, num_waiting: int, share: float, acceptance: float
@@ -80,7 +80,7 @@ class WindowSums:
             window_s=window_s,
             num_tokens=self.num_tokens,
             energy_j=energy_j,
-            latency_s=self.latencies.quantile(share),
+            latency_s=self.latencies.counts.quantile(share),
             num_waiting=num_waiting,
             busy=min(self.steps_s / window_s, 1.0),
         )

@@ -20,6 +20,7 @@ PRIOR: dict[str, tuple[float, float]] = {
     "launch": (-2.5, 0.7),  # latency of launches and synchronisation
     "host": (-1.1, 0.7),  # CPU time of a step
     "serial": (-1.4, 0.5),  # logit of the share of it that the device waits for
+    "parallel": (0.0, 1.0),  # logit of the power of the number of threads that speed goes by
     "core_bandwidth": (0.5, 0.12),  # bandwidth that the core allows, over the memory's
     "roof": (0.6, 0.35),  # p - 1, p the exponent of the soft maximum of compute and memory
     "draft": (-2.7, 0.8),  # a draft step's reading and arithmetic, over the target's
@@ -56,6 +57,8 @@ class Asked:
 
     Attributes:
         core: clock over the highest.
+        threads: that run operators at a time, over the most; 1 where they cannot be set.
+        contention: threads a CPU, at least 1.
         memory: likewise.
         cpu: likewise.
         has_cpu: whether the meter sees the CPU: 1 or 0.
@@ -75,6 +78,8 @@ class Asked:
     """
 
     core: Floats
+    threads: Floats
+    contention: Floats
     memory: Floats
     cpu: Floats
     has_cpu: Floats

@@ -28,7 +28,7 @@ def _watts(constants: Floats, asked: Asked, core: Floats, times: Times) -> tuple
     idle = idle + np.exp(at["memory_idle"]) * asked.memory**1.25 + cpu * np.exp(at["cpu_idle"])
     extra = np.exp(at["memory_busy"]) * np.minimum(times.memory, 1.0)
     extra = extra + cpu * np.exp(at["cpu_busy"]) * times.host
-    switching = core * volts**2
+    switching = core * volts**2 * asked.threads
     busy_w = idle + extra + switching * activity
     idle_w = idle + switching * gated
     scale, busy = np.exp(at["switching_w"]), times.busy

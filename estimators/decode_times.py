@@ -62,7 +62,9 @@ def round_variance(acceptance: Floats, draft_len: Floats) -> Floats:
 def times_of(constants: Floats, asked: Asked, core: Floats) -> Times:
     """A roofline with soft edges, and a queue before it; constants (P, ...) as in `PRIOR`.
 
-    A round of n requests, k drafted tokens each, at clocks relative to the highest:
+    A round of n requests, k drafted tokens each, at clocks relative to the highest; threads that
+    run operators work as a clock of the core does, with a power below 1 of their number, and wait
+    for each other where they share a CPU:
 
         step(n, t) = soft_max(compute max(t, tile) / core, (1 + cache n) slowness) + launch / core
         round = step(n, n (k + 1)) + k draft steps + prompts, beside host / cpu
@@ -72,6 +74,7 @@ def times_of(constants: Floats, asked: Asked, core: Floats) -> Times:
     leaves behind. Where the queue is always full, running is the limit and latency the round's.
     """
     at = dict(zip(NAMES, constants, strict=False))
+    core = core * asked.threads ** logistic(at["parallel"]) / asked.contention
     k, in_flight = asked.draft_len, np.maximum(asked.in_flight, 1.0)
     full_up = asked.saturated > 0.0
     unlimited = np.where(full_up, 1.0, 2.0) * in_flight

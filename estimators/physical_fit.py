@@ -143,4 +143,6 @@ def _free_constants(asked: Asked) -> NDArray[np.intp]:
     without: set[str] = set() if asked.draft_len.any() else set(_DRAFT)
     if not asked.has_cpu.any():
         without |= {"cpu_idle", "cpu_busy"}
+    if (asked.threads == 1.0).all():
+        without.add("parallel")
     return np.array([k for k, name in enumerate(NAMES) if name not in without], np.intp)

@@ -251,7 +251,7 @@ class Decoding:
                 int(kept.sum()),
                 step_s,
                 len(slots),
-                np.repeat(step_s / np.maximum(kept, 1), kept),
+                (slots, kept),
                 num_seen=int(observed.sum()),
                 num_accepted=int(chain.sum()),
                 num_arrived=np.inf,  # prompts are there all along, and none waits for a user
@@ -263,6 +263,7 @@ class Decoding:
         if self._on_round is not None:
             self._on_round(
                 RoundStats(
+                    slots=slots,
                     draft_len=proposal.draft_len,
                     num_accepted=accepted,
                     draft=plan.draft,

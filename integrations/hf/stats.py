@@ -13,6 +13,7 @@ class RoundStats:
     """What one round did.
 
     Attributes:
+        slots: (rows,) which tell texts apart that are written at the same time.
         draft_len: (rows,) tokens proposed.
         num_accepted: (rows,) of them accepted.
         draft: (rows,) which draft proposed them, by its place in the list of drafts.
@@ -22,6 +23,7 @@ class RoundStats:
         verify_s: of them in the verification.
     """
 
+    slots: NDArray[np.int32]
     draft_len: NDArray[np.int64]
     num_accepted: NDArray[np.int64]
     draft: NDArray[np.int32]

@@ -14,6 +14,8 @@ KNOWN = (
     "graphics_clock_mhz",
     "memory_clock_mhz",
     "cpu_clock_mhz",
+    "num_threads",
+    "num_cpus",
     "power_limit_w",
     "batch_size",
     "draft_len",
@@ -47,9 +49,14 @@ def asked_of(space: Space, settings: Places, loads: Floats) -> Asked:
         return columns[name] / float(tops[name]) if name in columns else one
 
     batch_limit = columns.get("batch_size", one * np.inf)
+    most_threads = float(tops.get("num_threads", tops.get("num_cpus", 1.0)))
+    num_threads = columns.get("num_threads", most_threads * one)
+    num_cpus = columns.get("num_cpus", num_threads)
     tokens_per_s, in_flight = loads[:, 0], np.maximum(loads[:, 1], 1.0)
     return Asked(
         core=share("graphics_clock_mhz"),
+        threads=np.minimum(num_threads, num_cpus) / most_threads,
+        contention=np.maximum(num_threads / num_cpus, 1.0),
         memory=share("memory_clock_mhz"),
         cpu=share("cpu_clock_mhz"),
         has_cpu=one * ("cpu_clock_mhz" in columns),

@@ -52,6 +52,7 @@ class _Plan:
     trial: Places | None
     gain: float
     outpost: bool  # whether the trial is for what it tells of another setting
+    measured: bool  # whether the best was
 
 
 class ConstrainedBO(ThrottlePolicy):
@@ -91,8 +92,8 @@ class ConstrainedBO(ThrottlePolicy):
 
     @property
     def searching(self) -> bool:
-        """Whether something is expected to gain enough, or nothing was measured yet."""
-        return self._plan is None or self._plan.trial is not None
+        """Whether something is expected to gain enough, or what stays in force is unmeasured."""
+        return self._plan is None or self._plan.trial is not None or not self._plan.measured
 
     def decide(self, context: Context, num_waiting: int = 0) -> Places:
         """A trial, if one pays; else the best that is known."""
@@ -155,7 +156,8 @@ class ConstrainedBO(ThrottlePolicy):
             if told is not None:
                 tried, worth, outpost = told, float(np.exp(gain[aim])), True
         pays = worth >= self.settings.least_gain and self._num_trials < self.settings.max_trials
-        return _Plan(load, places[best], places[tried] if pays else None, worth, outpost)
+        seen = bool(np.isin(rows[best], known))
+        return _Plan(load, places[best], places[tried] if pays else None, worth, outpost, seen)
 
     def _telling(
         self, places: Places, judged: Judged, allowed: Bools, aim: int, load: Floats
@@ -168,9 +170,9 @@ class ConstrainedBO(ThrottlePolicy):
         if not unsure.any():
             return None  # it is only too far for now
         share = self._belief.told(places, load, places[aim])[unsure].min(axis=0)
-        worth = np.where(allowed, share - (judged.cost - judged.cost[allowed].min()), -np.inf)
-        most = int(worth.argmax())
-        return most if share[most] >= _TELLING else None
+        tells = allowed & (share >= _TELLING)
+        worth = np.where(tells, share - (judged.cost - judged.cost[allowed].min()), -np.inf)
+        return int(worth.argmax()) if tells.any() else None
 
     def _kept(self, load: Floats) -> Bools:
         """Which settings (grid,) were measured to keep all limits under such a load."""

@@ -59,7 +59,8 @@ def start() -> Iterator[Starter]:
 def test_a_window_sums_up_its_steps(start: Starter) -> None:
     run = start()
     run.step(num_seen=10, num_accepted=7, num_arrived=16.0)
-    run.step(STEPS - 2, latencies_s=np.full(8, 0.04), num_arrived=0.0)
+    slots, counts = np.array([0, 2]), np.array([3, 5])
+    run.step(STEPS - 2, streams=(slots, counts), num_arrived=0.0)
     run.step(num_tokens=0, batch_size=14, num_waiting=3)
     (window,) = run.policy.windows
     assert window.setting.tolist() == DEFAULT
@@ -70,7 +71,7 @@ def test_a_window_sums_up_its_steps(start: Starter) -> None:
     assert window.context.tokens_per_s == pytest.approx(16.0)
     assert window.context.batch_size == pytest.approx(5.0)
     assert window.context.acceptance == pytest.approx(0.7)
-    # Four requests share the eight tokens of the first step.
+    # Four requests share the eight tokens of the first step; others took 0.02 and 0.033 s.
     assert window.latency_s == pytest.approx(0.05, rel=0.01)
 
 
@@ -206,7 +207,7 @@ def test_an_actuator_that_cannot_even_be_restored_stops_nothing(start: Starter) 
     [
         {"step_s": math.nan},
         {"num_tokens": -1},
-        {"latencies_s": np.array([0.1, np.nan])},
+        {"streams": (np.array([0, 1]), np.array([3, -1]))},
         {"batch_size": math.inf},
         {"num_seen": "some"},
         {"num_arrived": math.nan},

@@ -20,6 +20,8 @@ def some(num: int, seed: int = 0, **changed: float) -> Asked:
     one = np.ones(num)
     found = Asked(
         core=rng.uniform(0.3, 1.0, num),
+        threads=one,
+        contention=one,
         memory=rng.uniform(0.3, 1.0, num),
         cpu=rng.uniform(0.3, 1.0, num),
         has_cpu=one,
@@ -46,6 +48,18 @@ def test_latency_rises_as_any_clock_falls_and_at_most_inversely(gathers: float) 
     rise = predict(MEAN, slower, OUTPUTS)[row] - at
     assert (rise > 0.0).all()
     assert (rise <= np.log(1.0 / 0.8) + 0.02).all()  # queues add a little
+
+
+def test_fewer_threads_take_longer_but_at_most_inversely_and_cost_less() -> None:
+    asked = some(200, tokens_per_s=1e12, saturated=1.0, has_cpu=0.0)
+    half = replace(asked, threads=0.5 * asked.threads)
+    rows = [OUTPUTS.index(name) for name in ("latency", "energy")]
+    slower, dearer = (predict(MEAN, half, OUTPUTS) - predict(MEAN, asked, OUTPUTS))[rows]
+    assert (slower > 0.0).all()
+    assert (slower < np.log(2.0)).all()
+    assert dearer.mean() < -0.05
+    crowded = replace(half, contention=2.0 * asked.contention)
+    assert (predict(MEAN, crowded, OUTPUTS) > predict(MEAN, half, OUTPUTS))[rows].all()
 
 
 def test_energy_of_a_busy_machine_is_u_shaped_in_the_clock() -> None:

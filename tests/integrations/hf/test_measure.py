@@ -15,6 +15,7 @@ def rounds(draft_len: int, verify_s: list[float], step_s: float = 1e-3) -> list[
     """Rounds of one request that draft for 1 ms a token and take 1 ms beside the models."""
     return [
         RoundStats(
+            slots=np.array([0], np.int32),
             draft_len=np.array([draft_len]),
             num_accepted=np.array([0]),
             draft=np.array([0], np.int32),

@@ -123,3 +123,38 @@ def saturated(surface: Surface) -> tuple[Any, Any, Any, Any]:
         latency[some], rate[some], rows[some] = found.latency_s / crowd, found.rate, found.running
         energy[some] = found.busy_w / found.rate
     return latency, energy, rate, rows
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_cpu_seconds_of_a_queue_are_tuned_by_threads_batch_and_draft(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    counts = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0)
+    space = Space(
+        (
+            Knob("num_threads", (1.0, 2.0), "count", 1, 1),
+            Knob("num_cpus", (1.0, 2.0), "count", 1, 1),
+            Knob("batch_size", counts, "count", 6, 0),
+            Knob("draft_len", (0.0, 1.0, 2.0, 4.0, 8.0), "count", 4, 0),
+        )
+    )
+    # As measured for a small model in transformers: the rounds of Python take the most time.
+    threads, cpus, batch, draft = (space.column(j, space.grid) for j in range(4))
+    tokens = (1.0 - 0.7 ** (draft + 1.0)) / 0.3
+    round_s = 1e-3 * (4.0 + 0.5 * draft + (0.5 + 0.05 * draft) * batch / threads**0.4)
+    round_s *= np.where(threads > cpus, 3.0, 1.0)
+    latency_s, cpu_s = 1.5 * round_s / tokens, np.minimum(threads, cpus) * round_s / batch / tokens
+    slo_s, seen = 8e-3, list[int]()
+    policy = ConstrainedBO(ConstrainedBOSettings(), space, Goal(latency_slo_s=slo_s), rng)
+    setting, context = space.default, Context(np.inf, 1.0, 0.7)
+    while len(seen) < 30 and (policy.searching or not seen):
+        row = int(space.index(setting))
+        seen.append(row)
+        num_tokens = int(1.5 * batch[row] * tokens[row] / round_s[row])
+        noise = np.exp(0.05 * rng.normal(size=2))
+        energy_j, shown_s = np.array([cpu_s[row] * num_tokens, latency_s[row]]) * noise
+        policy.learn(Window(setting, context, 1.5, num_tokens, energy_j, shown_s, busy=0.95))
+        setting = policy.decide(context)
+    last = int(space.index(setting))
+    assert latency_s[last] <= slo_s
+    assert cpu_s[last] <= 1.25 * cpu_s[latency_s <= slo_s].min()
+    assert (latency_s[seen] > slo_s).sum() <= 6
