@@ -32,7 +32,7 @@ from benchmarks.rejection_best import (
     sections,
     shift,
 )
-from benchmarks.rejection_live import LIVE_SIZES, live
+from benchmarks.rejection_live import LIVE_METHODS, LIVE_SIZES, live
 from benchmarks.rejection_pool import Pool, make_pool
 from benchmarks.rejection_prefixes import Prefixes
 from benchmarks.rejection_summary import averaged, summarise
@@ -72,8 +72,9 @@ def main() -> None:
     models = load_reasoner()
     with report.progress() as bar:
         task = bar.add_task("for real, in turns", total=None)
-        for size, number in zip(LIVE_SIZES, num_live, strict=True):
-            rows += live(models, size, number, seed + 3, lambda: bar.advance(task))
+        for method in LIVE_METHODS:
+            for size, number in zip(LIVE_SIZES, num_live, strict=True):
+                rows += live(models, method, size, number, seed + 3, lambda: bar.advance(task))
     _compare_flops([row for row in rows if row["part"] == "beams"])
     for part, columns in (
         ("best_of_n", ("policy", "n", "accuracy", "saved", "wrong", "audited")),

@@ -26,7 +26,7 @@ RISK = 0.1
 WORTHS = (10_000, 20_000, 40_000)  # tokens that a win is worth
 _SMALL = 8  # expansions up to which fewer policies are tried
 _AT_ONCE = 25  # problems of a turn
-_MAX_STEPS, _MAX_STEP_TOKENS = 20, 256
+MAX_STEPS, _MAX_STEP_TOKENS = 20, 256
 
 
 def sections(size: int = max(SIZES)) -> dict[str, dict[str, Any] | None]:
@@ -69,7 +69,7 @@ class BeamPlayer:
         self.contests = Contests(load_policy(content), self._guard)
         self._prefixes = prefixes
         step_end = prefixes.models.tokenizer.convert_tokens_to_ids(STEP_END)
-        self._beams = Beams(size, WIDTH, step_end, _MAX_STEP_TOKENS, _MAX_STEPS)
+        self._beams = Beams(size, WIDTH, step_end, _MAX_STEP_TOKENS, MAX_STEPS)
 
     def turn(self, numbers: Sequence[int], seeds: Sequence[int]) -> list[NDArray[np.int64]]:
         """Search for the answers to problems of these numbers, side by side."""

@@ -1,4 +1,4 @@
-"""Searches for real: seconds and operations of best of n, in turns."""
+"""Searches for real: seconds and operations of best of n and beams, in turns."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.rejection_beams import MAX_STEPS, RISK, STEP_CHECKS, WIDTH, WORTHS
 from benchmarks.rejection_best import RISKS, TIE, conformal
 from benchmarks.rejection_pool import (
     MAX_NEW_TOKENS,
@@ -16,11 +17,12 @@ from benchmarks.rejection_pool import (
     prompt_ids,
     written_answer,
 )
-from flyball.demo.arithmetic import MIXES, Problem, draw_problems, is_right
+from flyball.demo.arithmetic import MIXES, STEP_END, Problem, draw_problems, is_right
 from flyball.demo.reasoner_loader import Reasoner
 from flyball.integrations.hf import ImplicitRewardModel, govern, search
 
 LIVE_SIZES = (16, 32)
+LIVE_METHODS = ("best_of_n", "beam")
 BATCH_SIZE = 128
 _AT_ONCE = 50  # problems of a turn
 
@@ -95,26 +97,41 @@ class Player:
             self.best.append(result.candidates[result.best].score)
 
 
+def sections(method: str) -> dict[str, dict[str, Any] | None]:
+    """The policies of a method; None stops nobody."""
+    if method == "best_of_n":
+        return {"none": None} | {f"conformal {risk}": conformal(risk) for risk in RISKS}
+    worth = {"value_of_winning": float(WORTHS[0]), "check_at_tokens": list(STEP_CHECKS)}
+    return {"none": None, f"conformal {RISK} worth {WORTHS[0]}": {**conformal(RISK), **worth}}
+
+
 def live(
-    models: Reasoner, size: int, num_problems: int, seed: int, advance: Callable[[], None]
+    models: Reasoner,
+    method: str,
+    size: int,
+    num_problems: int,
+    seed: int,
+    advance: Callable[[], None],
 ) -> list[dict[str, Any]]:
-    """Best of n with and without rejection, in turns of some problems in a drawn order."""
-    players = [Player(models, "none", None)]
-    players += [Player(models, f"conformal {risk}", conformal(risk)) for risk in RISKS]
+    """A method with and without rejection, in turns of some problems in a drawn order."""
+    players = [Player(models, name, section) for name, section in sections(method).items()]
+    settings: dict[str, Any] = {"method": method, "num_candidates": size}
+    if method == "beam":
+        step_end = models.tokenizer.convert_tokens_to_ids(STEP_END)
+        settings |= {"width": WIDTH, "step_token_id": step_end, "max_steps": MAX_STEPS}
     rng = np.random.default_rng([seed, 2])
     problems, seeds = _drawn(num_problems, seed)
     for start in range(0, num_problems, _AT_ONCE):
         some = slice(start, start + _AT_ONCE)
         for place in rng.permutation(len(players)).tolist():
-            players[place].turn(
-                problems[some], seeds[some], method="best_of_n", num_candidates=size
-            )
+            players[place].turn(problems[some], seeds[some], **settings)
             advance()
     best = np.array(players[0].best)
-    # Seeds make the same candidates, so a lower best is a winner that was stopped.
+    # Seeds make the same candidates, so a lower best is a winner that was stopped. Of beams it
+    # need not be: what survives a step decides what the next one is made of.
     wrong = [float(np.mean(best - np.array(player.best) > TIE)) for player in players]
     return [
-        {"part": "live", "n": size, "wrong": share, **player.result()}
+        {"part": "live", "method": method, "n": size, "lower": share, **player.result()}
         for share, player in zip(wrong, players, strict=True)
     ]
 

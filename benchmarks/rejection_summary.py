@@ -147,14 +147,14 @@ def _votes(rows: Rows) -> dict[str, Any]:
 def _live(rows: Rows) -> dict[str, Any]:
     """Seconds without rejection over those with it."""
     found: dict[str, Any] = {}
-    for size in sorted({row["n"] for row in rows}):
-        own = {row["policy"]: row for row in rows if row["n"] == size}
+    for method, size in sorted({(row["method"], row["n"]) for row in rows}):
+        own = {row["policy"]: row for row in rows if (row["method"], row["n"]) == (method, size)}
         base = own.pop("none")
-        found[f"n={size}"] = {
+        found[f"{method} n={size}"] = {
             name: f"{base['seconds'] / row['seconds']:.2f} times as fast, "
             f"{base['flops'] / row['flops']:.2f} times fewer operations, accuracy "
-            f"{100 * (row['accuracy'] - base['accuracy']):+.1f} points, winners wrongly stopped "
-            f"{row['wrong']:.3f}"
+            f"{100 * (row['accuracy'] - base['accuracy']):+.1f} points, a lower best score in "
+            f"{row['lower']:.3f}"
             for name, row in own.items()
         }
     return found
