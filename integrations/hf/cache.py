@@ -12,6 +12,7 @@ from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer
 
 from flyball.integrations.hf.device import upload
+from flyball.kernels.cache import compact
 
 Longs = NDArray[np.int64]
 
@@ -255,15 +256,11 @@ class RowCache(DynamicCache):
             layer.keys[places, :, : snapshot.length] = keys
             layer.values[places, :, : snapshot.length] = values
 
-    def move_columns(self, rows: Longs, sources: Longs, targets: Longs) -> None:
-        """Copy in each of rows (m,) column `sources` (m,) over `targets` (m,)."""
-        if len(rows) == 0:
-            return
-        device = self.layers[0].device
-        row, source, target = (upload(x, device) for x in (rows, sources, targets))
-        for layer in self.layers:
-            layer.keys[row, :, target] = layer.keys[row, :, source]
-            layer.values[row, :, target] = layer.values[row, :, source]
+    def compact(self, sources: Longs, start: Longs) -> None:
+        """Bring columns `sources` (rows, n) of each row to start (rows,) and on; -1 is none."""
+        device, num = self.layers[0].device, len(start)
+        states = [part[:num] for layer in self.layers for part in (layer.keys, layer.values)]
+        compact(states, upload(sources, device), upload(start, device))
 
     def reserve_rows(self, num_texts: int) -> None:
         """Make room for so many texts; those that are there stay."""

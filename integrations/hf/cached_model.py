@@ -150,9 +150,10 @@ class CachedModel:
         """
         column = path[np.arange(len(path)), num_accepted]
         # The spine's tokens stand at their depth; an accepted sibling is the last of a path.
-        rows = np.flatnonzero(column != num_accepted)
-        start = lengths[rows]
-        self._cache.move_columns(rows, start + column[rows], start + num_accepted[rows])
+        moves = column != num_accepted
+        if moves.any():
+            sources = np.where(moves, lengths + column, -1)
+            self._cache.compact(sources[:, None], lengths + num_accepted)
 
     def move_rows(self, sources: Longs, targets: Longs) -> None:
         """Copy rows (m,) over others."""
