@@ -10,7 +10,7 @@ from types import ModuleType
 import torch
 
 # What the references do in as few passes as a CPU needs is not written again for it.
-_OWN_ON_CPU = frozenset({"verify"})
+_OWN_ON_CPU = frozenset({"tree", "verify"})
 
 
 def on_gpu(tensor: torch.Tensor) -> bool:

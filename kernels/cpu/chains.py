@@ -28,6 +28,7 @@ class Chains:
         lengths: (rows,).
         proposed: (rows, K) columns that count.
         drawn: (rows, K) columns that count and were drawn.
+        draft: as given.
     """
 
     def __init__(
@@ -46,28 +47,28 @@ class Chains:
             self.drawn = self.drawn & (columns < (0 if draft is None else draft.shape[1]))
         if certain is not None:
             self.drawn = self.drawn & ~certain.numpy()[:, None]
-        self._draft = draft
+        self.draft = draft
 
     def q_drawn(self) -> Floats:
         """What q (rows, K) is at the tokens that count, 1 elsewhere."""
         found = np.ones(self.tokens.shape)
         row, column = self.drawn.nonzero()
-        if self._draft is not None and len(row):
+        if self.draft is not None and len(row):
             index = row, column, self.tokens[row, column]
-            if self._draft.element_size() < 4:
-                picked = self._draft[tuple(torch.from_numpy(i) for i in index)]
+            if self.draft.element_size() < 4:
+                picked = self.draft[tuple(torch.from_numpy(i) for i in index)]
                 found[row, column] = picked.float().numpy()
             else:
-                found[row, column] = self._draft.numpy()[index]
+                found[row, column] = self.draft.numpy()[index]
         return found
 
     def residual(self, p: NDArray[Any], row: int, column: int) -> NDArray[Any]:
         """max(p - q, 0) (vocab,) of p (vocab,) and a row's q at a column."""
-        if self._draft is None or not self.drawn[row, column]:
+        if self.draft is None or not self.drawn[row, column]:
             rest = p.copy()
             rest[self.tokens[row, column]] = 0.0  # p is no more than 1
             return rest
-        rest = p - single(self._draft[row, column]).numpy()
+        rest = p - single(self.draft[row, column]).numpy()
         result: NDArray[Any] = np.maximum(rest, 0.0, out=rest)
         return result
 
@@ -81,9 +82,9 @@ class Chains:
             columns: c of them.
         """
         drawn = self.drawn[rows, columns]
-        if self._draft is None or not drawn.any():
+        if self.draft is None or not drawn.any():
             return p_drawn
-        q = self._draft[torch.from_numpy(rows), columns]
+        q = self.draft[torch.from_numpy(rows), columns]
         found = torch.minimum(p[:, : q.shape[1]], single(q)).sum(dim=2).double().numpy()
         padded = np.pad(found, ((0, 0), (0, p_drawn.shape[1] - q.shape[1])))
         return np.where(drawn, padded, p_drawn)

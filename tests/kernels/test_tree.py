@@ -15,6 +15,7 @@ import pytest
 import torch
 from text_statistics import count_texts, p_value
 
+from flyball.kernels.cpu import tree as cpu
 from flyball.kernels.reference import tree
 from flyball.kernels.reference.verify import verify
 from flyball.kernels.tree import (
@@ -391,6 +392,48 @@ def test_rows_without_a_distribution_are_reported_and_never_sampled(poison: floa
     assert 20 < found.bad.sum() < 180
     assert (found.next_token[found.bad] == -1).all() and (found.num_accepted[found.bad] == 0).all()
     assert torch.equal(found.next_token[~found.bad], healthy.next_token[~found.bad])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize(
+    ("most", "width", "vocab"), [(0, 1, 7), (1, 2, 5), (3, 3, 11), (4, 2, 40)]
+)
+def test_one_by_one_rows_get_the_same_verdicts_as_together(
+    dtype: torch.dtype, most: int, width: int, vocab: int
+) -> None:
+    torch.manual_seed(most)
+    count = 400
+    logits = (2.0 * torch.randn(count, 1 + most * width, vocab)).to(dtype)
+    logits[torch.rand(logits.shape) < 0.3] = -torch.inf  # some rows have nothing left
+    logits[5, 0, 0], logits[9, -1, 1] = torch.nan, torch.inf
+    drawn = max(most - 1, 0)  # what is proposed beyond was looked up
+    q = (2.0 * torch.randn(count, drawn, vocab)).masked_fill(
+        torch.rand(count, drawn, vocab) < 0.3, -torch.inf
+    )
+    q[..., 0] = 0.0
+    q = q.softmax(-1).to(logits.dtype)
+    candidates = torch.randint(vocab, (count, most, width))
+    for depth in range(drawn):
+        spine = torch.multinomial(q[:, depth].float(), 1)[:, 0]
+        siblings = draw_siblings(q[:, depth].float(), spine, width)
+        candidates[:, depth] = torch.cat([spine[:, None], siblings], 1)
+    candidates[:, drawn:, 1:] = -1
+    certain = torch.rand(count) < 0.2
+    candidates[certain, :, 1:] = -1
+    draft_len = torch.randint(most + 1, (count,))
+    given = (logits, q, candidates, draft_len, *seeds_and_places(count))
+    expected = tree.verify_tree(*given, temperature=0.7, certain=certain)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cpu, "_MANY_ROWS", 10**9)
+        found = cpu.verify_tree(*given, temperature=0.7, certain=certain)
+    for name in ("num_accepted", "choice", "path", "next_token", "bad"):
+        assert torch.equal(getattr(found, name), getattr(expected, name)), name
+    torch.testing.assert_close(
+        found.target_prob, expected.target_prob, rtol=1e-5, atol=1e-7, equal_nan=True
+    )
+    assert found.bad.any()
+    if most > 1:
+        assert (found.choice > 0).any()
 
 
 def test_columns_see_the_spine_above_them_and_themselves() -> None:
