@@ -232,7 +232,7 @@ class Governor:
         if self._ensemble is not None:
             self._ensemble.reload(self._seat.file)
         step = self._steps.start(
-            Step(self.num_steps, slots, self.policy_name, context_len, num_waiting)
+            Step(self.num_steps, slots, self._seat.name, context_len, num_waiting)
         )
         nothing = np.zeros(len(slots), np.int32)
         if len(slots) == 0 or self._guard.benched(self.num_steps):
@@ -284,7 +284,7 @@ class Governor:
             (m,) True where nothing is drafted after `position`.
         """
         step = self._steps.latest
-        if step.step_id != step_id or not step.can_ask or position >= self.max_draft_len:
+        if step.step_id != step_id or not step.can_ask or position >= self._seat.max_draft_len:
             return np.ones(len(rows), np.bool_)
         started = self._clock()
         try:
