@@ -39,20 +39,19 @@ class Navigator:
     def course(self, scheduler: Any, num_tokens: Mapping[str, int]) -> Course:
         """The course for a step of these requests: the old one if it will do."""
         latest = self._log.latest
-        course = None if latest is None else latest.course
-        lengths = course.lengths if course is not None else {}
-        joined = [name for name in num_tokens if name not in lengths]
+        lengths = {} if latest is None else latest.course.lengths
+        alike = latest is not None and num_tokens.keys() == latest.num_tokens.keys()
+        joined = [] if alike else [name for name in num_tokens if name not in lengths]
         if (
             self.hold.goes_on(len(joined), len(num_tokens))
             and self._governor.limits.draft_len == self._limit
-            and course is not None
             and latest is not None
             and (not joined or self._steps_in_room(scheduler, joined) >= self.hold.steps_left)
         ):
-            if num_tokens.keys() != latest.num_tokens.keys():
-                course.join(joined)
-                course = self._fitted(course, num_tokens)
-            return course
+            if alike:
+                return latest.course
+            latest.course.join(joined)
+            return self._fitted(latest.course, num_tokens)
         return self._replan(scheduler, num_tokens)
 
     def _fitted(self, course: Course, names: Iterable[str]) -> Course:
