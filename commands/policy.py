@@ -87,7 +87,8 @@ def list_policies(
 
 def _describe() -> list[dict[str, Any]]:
     """One entry a policy, by section and name."""
-    from flyball.controller.policy_file import POLICIES, load_policy
+    from flyball.controller.policy_file import load_policy
+    from flyball.controller.sections import POLICIES
 
     default = load_policy(None).model_dump()
     return [

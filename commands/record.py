@@ -71,7 +71,8 @@ def record(
         raise HostError("expected --temperature beside --top-p; add it, or leave --top-p out")
     if not exact and draft is not None and len(draft) > 1:
         raise HostError("expected one --draft without --exact, which records what one run does")
-    from flyball.controller.policy_file import TraceSettings, load_policy
+    from flyball.controller.policy_file import load_policy
+    from flyball.controller.sections import TraceSettings
 
     checked = load_policy(policy)
     if not exact:

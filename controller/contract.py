@@ -79,6 +79,11 @@ class HostInfo:
     drafts: tuple[DraftInfo, ...] = (DraftInfo("model"),)
     num_members: int = 0
 
+    @property
+    def stepping(self) -> tuple[int, ...]:
+        """Which of the drafts step."""
+        return tuple(index for index, draft in enumerate(self.drafts) if draft.steps)
+
 
 @dataclass(frozen=True)
 class Offer:

@@ -13,26 +13,17 @@ from flyball.controller.contests import Contests
 from flyball.controller.contract import Cost, DraftInfo, HostInfo, Offer, Outcomes, Plan
 from flyball.controller.cost_table import CostTable
 from flyball.controller.ensemble import Ensemble
-from flyball.controller.guard import (
-    SLOW_DECISION_S,
-    BadAnswerError,
-    Guard,
-    Plans,
-    check_draft,
-    check_lengths,
-    check_room,
-    check_stops,
-)
+from flyball.controller.guard import Guard, check_draft, check_room
 from flyball.controller.history import History
+from flyball.controller.learner import Learner
 from flyball.controller.limits import Limits
-from flyball.controller.look import Look
+from flyball.controller.planner import Planner
 from flyball.controller.policy_file import PolicyFile
 from flyball.controller.recording import open_recording
 from flyball.controller.seat import Seat
-from flyball.controller.shadows import Shadows
 from flyball.controller.steps import Step, Steps
 from flyball.estimators.slots import SlotPool
-from flyball.policies.length.base import RoundResult, View
+from flyball.policies.length.base import View
 
 __all__ = ["Cost", "DraftInfo", "Governor", "HostInfo", "Offer", "Outcomes", "Plan"]
 
@@ -49,7 +40,8 @@ class Governor:
     `plan`, then `stop` in mid-draft where the host can, then `observe`. `read` takes in what a
     draft would have proposed on text that it only read, `compare` how an offer would have done.
     Everything is vectorised over requests, and memory is bounded by the number of requests alive
-    at once. Nothing that a policy or an estimator does raises here (see `guard`).
+    at once. Nothing that a policy or an estimator does raises here (see `guard`): what goes wrong
+    in the planner or the learner is caught, counted and put right.
 
     Args:
         policy: validated policy file.
@@ -84,11 +76,19 @@ class Governor:
         if host.num_members and policy.ensemble is not None:
             self._ensemble = Ensemble(policy, host.num_members, self._pool)
         self.contests = Contests(policy, self._guard, self._token_price)
-        self._beliefs = self._make_beliefs()
         self._recording = open_recording(policy, host)
+        self._start_anew()
 
-    def _make_beliefs(self) -> Beliefs:
-        return Beliefs(self._host, self.max_draft_len, self.wants_confidence, self._guard)
+    def _start_anew(self) -> None:
+        """Believe nothing: beliefs are for a largest length, and for confidences or none."""
+        host, guard, pool, seat = self._host, self._guard, self._pool, self._seat
+        steps, ensemble = self._steps, self._ensemble
+        beliefs = Beliefs(host, self.max_draft_len, self.wants_confidence, guard)
+        self._beliefs = beliefs
+        self._planner = Planner(host, guard, seat, beliefs, ensemble)
+        self._learner = Learner(
+            host, guard, pool, seat, steps, beliefs, ensemble, self._recording, self._costs
+        )
 
     @property
     def max_draft_len(self) -> int:
@@ -227,12 +227,12 @@ class Governor:
         self.num_steps += 1
         if self._seat.reseat():
             self._steps.forget_looks()
-            self._beliefs = self._make_beliefs()
+            self._start_anew()
             self._beliefs.admit(np.arange(self._pool.num_slots, dtype=np.int32))
         if self._ensemble is not None:
             self._ensemble.reload(self._seat.file)
         step = self._steps.start(
-            Step(self.num_steps, slots, self.policy_name, context_len, num_waiting)
+            Step(self.num_steps, slots, self._seat.name, context_len, num_waiting)
         )
         nothing = np.zeros(len(slots), np.int32)
         if len(slots) == 0 or self._guard.benched(self.num_steps):
@@ -244,13 +244,7 @@ class Governor:
         offers, room = self.limits.bound_drafts(self._host, offers, room, len(slots))
         started = self._clock()
         try:
-            look = self._beliefs.look(slots, batch_size or len(slots), offers, room)
-            plan = self._decide(look)
-            if self._ensemble is not None:
-                self._guard.at_work = "ensemble"
-                plan.weights = self._ensemble.decide(slots, sampled)
-                plan.wanted = self._ensemble.wanted(sampled)
-            step.look, step.propensity = look, self._seat.propensity
+            plan = self._planner.plan(step, batch_size or len(slots), offers, room, sampled)
         except Exception as error:
             self._fail(error)
             plan = Plan(self.num_steps, nothing, nothing)
@@ -265,23 +259,6 @@ class Governor:
         except Exception as error:
             self._fail(error)
             return 1.0
-
-    def _decide(self, look: Look) -> Plan:
-        if self._seat.policy is None:
-            self._guard.at_work = "admit"
-            self._seat.hire()
-        self._guard.at_work = "decide"
-        view, choice = look.view, look.choice
-        draft_len = check_lengths(self._seat.decide(view), len(view.slots), self.max_draft_len)
-        drafts = self._host.drafts
-        picks = len(drafts) > 1 or not all(draft.steps for draft in drafts)
-        if picks and not self.wants_confidence:
-            choice = self._beliefs.rechoose(look, int(draft_len.max()))
-        if self._host.ragged_ok:
-            draft_len = np.minimum(draft_len, choice.limit)
-        else:
-            draft_len[:] = min(round(float(draft_len.mean())), int(choice.limit.min()))
-        return Plan(self.num_steps, draft_len, choice.draft)
 
     def stop(
         self,
@@ -307,15 +284,11 @@ class Governor:
             (m,) True where nothing is drafted after `position`.
         """
         step = self._steps.latest
-        if step.step_id != step_id or not step.can_ask or position >= self.max_draft_len:
+        if step.step_id != step_id or not step.can_ask or position >= self._seat.max_draft_len:
             return np.ones(len(rows), np.bool_)
         started = self._clock()
-        self._guard.at_work = "stop"
         try:
-            progress = step.advance(rows, position, confidence, entropy)
-            if position == 1 and step.look is not None:
-                progress.overdue = self._beliefs.overdue(step.look.way)
-            ends = check_stops(self._seat.ask(progress), len(rows))
+            ends = self._planner.stop(step, rows, position, confidence, entropy)
         except Exception as error:
             self._fail(error)
             ends = np.ones(len(rows), np.bool_)
@@ -341,114 +314,31 @@ class Governor:
             (m,) tokens to verify, at least 1 of each draft that has any; and what to say of the
             first that is left out, see `Outcomes.foreseen`.
         """
-        step, nothing = self._steps.latest, np.full(len(rows), np.nan)
-        if step.step_id != step_id or step.look is None or not step.can_ask:
-            return draft_len, nothing
-        started, policy, answer = self._clock(), self._seat.policy, (draft_len, nothing)
-        self._guard.at_work = "stop"
+        step = self._steps.latest
+        if step.step_id != step_id or not step.can_ask:
+            return draft_len, np.full(len(rows), np.nan)
+        started = self._clock()
         try:
-            if policy is not None and (policy.still or step.look.can_save(draft_len)):
-                overdue = self._beliefs.overdue(step.look.way)
-                answer = step.trim(self._seat.ask, rows, draft_len, confidence, overdue)
+            answer = self._planner.trim(step, rows, draft_len, confidence)
         except Exception as error:
             self._fail(error)
+            answer = draft_len, np.full(len(rows), np.nan)
         step.trim_s = max(step.trim_s, self._clock() - started)
         return answer
 
     def observe(self, outcomes: Outcomes, cost: Cost | None = None) -> None:
         """Learn from a step; may be called late, or never, or with rows missing."""
         try:
-            keep = self._sound(outcomes, lambda: outcomes.step_id)
-            rows = None
-            if keep is not None:
-                rows = outcomes if keep.all() else outcomes.only(keep)
-                self._beliefs.note(rows, 1)
-                self._teach(rows)
-            priced = self._priced(cost)
-            if priced is not None:
-                self._observe_cost(priced, rows)
-            if self._seat.shadows is not None:
-                self._follow(self._seat.shadows, rows, priced)
-            if rows is not None:
-                self._record(rows, cost)
+            self._learner.observe(outcomes, cost)
         except Exception as error:
             self._fail(error)
 
     def observe_many(self, history: History) -> None:
         """Learn from several rounds at once; cheaper than one after the other."""
         try:
-            keep = self._sound(history.outcomes, history.plans)
-            if keep is not None:
-                if not keep.all():
-                    history = history.only(keep)
-                self._beliefs.note(history.outcomes, sum(map(bool, history.num_rows)))
-                if self._seat.policy is not None and self._seat.policy.learns:
-                    for rows, _ in history:
-                        self._teach(rows)
-            self._observe_costs([self._priced(cost) for cost in history.costs])
-            if keep is not None and self._recording is not None:
-                for rows, cost in history:
-                    self._record(rows, cost)
+            self._learner.observe_many(history)
         except Exception as error:
             self._fail(error)
-
-    def _priced(self, cost: Cost | None) -> Cost | None:
-        if cost is None or self._costs is None:
-            return cost
-        return self._costs.priced(cost, self.wants_confidence and self._host.mid_draft_stop)
-
-    def _record(self, rows: Outcomes, cost: Cost | None) -> None:
-        if self._recording is not None:
-            self._guard.at_work = "trace"
-            self._recording.add(rows, cost, self._steps.find(rows.step_id))
-
-    def _sound(self, outcomes: Outcomes, plans: Callable[[], Plans]) -> Bools | None:
-        self._guard.at_work = "outcomes"
-        return self._guard.sound_outcomes(outcomes, plans, self._pool, self.max_draft_len)
-
-    def _teach(self, rows: Outcomes) -> None:
-        policy = self._seat.policy
-        if policy is not None and policy.learns:
-            self._guard.at_work = "learn"
-            policy.learn(RoundResult(rows.slots, rows.proposed, rows.accepted))
-
-    def _follow(self, shadows: Shadows, rows: Outcomes | None, cost: Cost | None) -> None:
-        """Let shadows walk over what settled, and hire whom they recommend."""
-        self._guard.at_work = "shadows"
-        if rows is not None:
-            shadows.note(rows)
-        if cost is not None and cost.sound:
-            shadows.allow(cost.step_s)
-        step = self._steps.latest
-        if not shadows.due or step.look is None or step.look.quoted is None:
-            return
-        look, acting = step.look, shadows.acting
-        shadows.walk(step.slots, lambda slots: self._beliefs.know(slots, look))
-        if shadows.acting != acting:
-            self._seat.hire()
-
-    def _observe_costs(self, costs: Sequence[Cost | None]) -> None:
-        """Take in what several rounds cost; those of a plan follow each other."""
-        before = None
-        for cost in costs:
-            if cost is not None and cost.step_id != before:
-                before = cost.step_id
-                self._observe_cost(cost, None)
-            elif cost is not None:
-                self._beliefs.learn_cost(cost)
-
-    def _observe_cost(self, cost: Cost, rows: Outcomes | None) -> None:
-        step = self._steps.find(cost.step_id)
-        look, accepted = None, None
-        if step is not None:
-            look = step.look
-            if rows is not None and np.array_equal(rows.slots, step.slots):
-                accepted = rows.gained
-        self._beliefs.observe_cost(cost, look, accepted)
-        decision_s = 0.0 if step is None else step.decision_s + step.trim_s
-        if decision_s > max(SLOW_DECISION_S, cost.step_s):
-            self._guard.at_work = "overrun"
-            raise BadAnswerError(f"a decision of {decision_s} s governed {cost.step_s} s")
 
     def read(
         self,
@@ -470,18 +360,8 @@ class Governor:
             entropy: (n, w) of its distribution there, in nats, if known.
         """
         check_draft(self._host, draft, steps=True)
-        num_slots = self._pool.num_slots
-        if (
-            not self._guard.sound_reading(slots, match, (confidence, entropy), num_slots)
-            or match.size == 0
-        ):
-            return
         try:
-            if match.shape[1] > 1:  # a single one is what a round left over, for shadows alone
-                self._beliefs.read(slots, match, draft)
-            if self._seat.shadows is not None:
-                self._guard.at_work = "shadows"
-                self._seat.shadows.read(slots, match, confidence, entropy)
+            self._learner.read(slots, match, draft, confidence, entropy)
         except Exception as error:
             self._fail(error)
 
@@ -495,13 +375,8 @@ class Governor:
             num_compared: (n,) tokens compared, never beyond the first miss.
         """
         check_draft(self._host, offer.draft, steps=False)
-        sound = self._guard.sound_comparison(
-            slots, offer, num_matched, num_compared, self._pool.num_slots, self.max_draft_len
-        )
-        if sound is None:
-            return
         try:
-            self._beliefs.compare(*sound)
+            self._learner.compare(slots, offer, num_matched, num_compared)
         except Exception as error:
             self._fail(error)
 
@@ -527,22 +402,8 @@ class Governor:
             values: (N, ...) this evidence, by observed position; None where none was wanted.
             sampled: as planned.
         """
-        if self._ensemble is None:
-            return
         try:
-            self._guard.at_work = "ensemble"
-            current = self._pool.current(slots, step_id)
-            if not current.all():
-                keep = current[row]
-                row = np.cumsum(current)[row[keep]] - 1
-                values = None if values is None else values[keep]
-                slots, overlap = slots[current], overlap[current]
-            if len(slots) == 0 or overlap.size == 0:
-                return
-            self._beliefs.read_members(slots, overlap)
-            self._guard.at_work = "ensemble"
-            if kind is not None and values is not None:
-                self._ensemble.learn(slots, row, kind, values, sampled)
+            self._learner.weigh(step_id, slots, overlap, row, kind, values, sampled)
         except Exception as error:
             self._fail(error)
 

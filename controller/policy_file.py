@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
-import difflib
 import tomllib
 from collections.abc import Mapping, Sequence
-from functools import reduce
-from operator import or_
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
+from typing import Any, Literal
 
 import numpy as np
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError
 
 from flyball.controller.errors import PolicyFileError
-from flyball.policies.ensemble.base import EnsemblePolicy, EnsembleSettings
-from flyball.policies.length.base import LengthPolicy, LengthSettings
+from flyball.controller.policy_problems import explain
+from flyball.controller.sections import (
+    AnyEnsemble,
+    AnyLength,
+    AnyRejection,
+    AnyThrottle,
+    GovernorSettings,
+    ObjectiveSettings,
+    SLOSettings,
+    TraceSettings,
+)
+from flyball.policies.ensemble.base import EnsemblePolicy
+from flyball.policies.length.base import LengthPolicy
 from flyball.policies.length.goodput import GoodputSettings
 from flyball.policies.length.static import Static, StaticSettings
 from flyball.policies.registry import (
@@ -25,105 +33,11 @@ from flyball.policies.registry import (
     REJECTION_POLICIES,
     THROTTLE_POLICIES,
 )
-from flyball.policies.rejection.base import RejectionPolicy, RejectionSettings
-from flyball.policies.throttle.base import Goal, ThrottlePolicy, ThrottleSettings
+from flyball.policies.rejection.base import RejectionPolicy
+from flyball.policies.throttle.base import Goal, ThrottlePolicy
 from flyball.policies.throttle.space import Space
 
-AnyPolicy = (
-    type[LengthPolicy] | type[EnsemblePolicy] | type[RejectionPolicy] | type[ThrottlePolicy]
-)
-POLICIES: dict[str, Mapping[str, AnyPolicy]] = {
-    "length": LENGTH_POLICIES,
-    "ensemble": ENSEMBLE_POLICIES,
-    "rejection": REJECTION_POLICIES,
-    "throttle": THROTTLE_POLICIES,
-}  # by section
-# A table of batch sizes has no default.
-SHADOWS = tuple(name for name in LENGTH_POLICIES if name != "batch_table")
 _STATIC_LENGTHS = (0, 1, 2, 4, 8, 16, 32, 64)
-
-if TYPE_CHECKING:
-    AnyEnsemble = EnsembleSettings
-    AnyLength = LengthSettings
-    AnyRejection = RejectionSettings
-    AnyThrottle = ThrottleSettings
-else:
-    AnyEnsemble = Annotated[
-        reduce(or_, [policy.Settings for policy in ENSEMBLE_POLICIES.values()]),
-        Field(discriminator="policy"),
-    ]
-    AnyLength = Annotated[
-        reduce(or_, [policy.Settings for policy in LENGTH_POLICIES.values()]),
-        Field(discriminator="policy"),
-    ]
-    AnyRejection = Annotated[
-        reduce(or_, [policy.Settings for policy in REJECTION_POLICIES.values()]),
-        Field(discriminator="policy"),
-    ]
-    AnyThrottle = Annotated[
-        reduce(or_, [policy.Settings for policy in THROTTLE_POLICIES.values()]),
-        Field(discriminator="policy"),
-    ]
-
-
-class TraceSettings(BaseModel):
-    """Where the verification rounds are recorded."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
-
-    dir: str = Field(
-        min_length=1,
-        description="Folder of the trace, made if need be; several engines may share it.",
-    )
-
-
-class ObjectiveSettings(BaseModel):
-    """What the hardware is set for."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
-
-    maximize: Literal["tokens_per_joule", "tokens_per_second"] = Field(
-        default="tokens_per_joule", description="What the throttle section's policy looks for."
-    )
-    power_cap_w: float | None = Field(
-        default=None, gt=0.0, description="Watts to stay below on average; left out, no cap."
-    )
-
-
-class SLOSettings(BaseModel):
-    """What is promised to those who are served."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
-
-    token_latency_p99_ms: float = Field(
-        gt=0.0, description="Milliseconds that 99 of 100 tokens take at most."
-    )
-
-
-class GovernorSettings(BaseModel):
-    """Whom the governor follows."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
-
-    follow: Literal["shadows", "length"] = Field(
-        default="shadows",
-        description="'shadows': whichever policy does best on the live text, that of the length "
-        "section preferred; 'length': that of the length section.",
-    )
-    shadows: list[str] = Field(
-        default=["heuristic", "static", "survival", "threshold"],
-        description="Length policies that run as shadows, with their default settings; 'static' "
-        "stands for the lengths 0, 1, 2, 4, 8, 16, 32 and 64.",
-    )
-
-    @field_validator("shadows")
-    @classmethod
-    def _known(cls, names: list[str]) -> list[str]:
-        for name in names:
-            if name not in SHADOWS:
-                near = _nearest(name, list(SHADOWS))
-                raise ValueError(f"unknown policy '{name}' for governor.shadows{near}")
-        return names
 
 
 class PolicyFile(BaseModel):
@@ -320,51 +234,5 @@ def _validate(content: Any, source: str) -> PolicyFile:
     try:
         return PolicyFile.model_validate(content)
     except ValidationError as error:
-        problems = "; ".join(_explain(dict(problem)) for problem in error.errors())
+        problems = "; ".join(explain(dict(problem), PolicyFile) for problem in error.errors())
         raise PolicyFileError(f"{source}: {problems}") from error
-
-
-def _explain(problem: dict[str, Any]) -> str:
-    """One clause for one of pydantic's findings."""
-    loc = [str(part) for part in problem["loc"]]
-    # The name of the chosen policy stands in the middle of pydantic's location.
-    path = loc[:1] + loc[1 + _names_policy(loc) :]
-    where, key = ".".join(path), path[-1]
-    if problem["type"] == "extra_forbidden":
-        return f"unknown key '{where}'{_nearest(key, known_keys(loc[:-1]))}"
-    if problem["type"] == "union_tag_invalid":
-        name = str(problem["ctx"]["tag"])
-        return f"unknown policy '{name}' for {where}{_nearest(name, list(POLICIES[key]))}"
-    if problem["type"] == "union_tag_not_found":
-        return f"{where}: expected a key 'policy', one of {', '.join(POLICIES[key])}"
-    if problem["type"] == "missing":
-        return f"missing key '{where}'"
-    if problem["type"] == "value_error":
-        return f"{where}: {problem['ctx']['error']}"
-    if problem["type"] in ("model_type", "model_attributes_type"):
-        keys = ["policy"] if where in POLICIES else known_keys(loc)
-        return f"{where}: expected keys such as '{keys[0]}', but got {problem['input']!r}"
-    message = problem["msg"][0].lower() + problem["msg"][1:]
-    return f"{where}: {message}, but got {problem['input']!r}"
-
-
-def _names_policy(loc: list[str]) -> bool:
-    return len(loc) > 1 and loc[1] in POLICIES.get(loc[0], {})
-
-
-def known_keys(loc: list[str]) -> list[str]:
-    """Keys of the section at pydantic's location; all of the file's where it is empty."""
-    if _names_policy(loc):
-        return list(POLICIES[loc[0]][loc[1]].Settings.model_fields)
-    section: Any = PolicyFile
-    for part in loc:
-        annotation = section.model_fields[part].annotation
-        section = (*get_args(annotation), annotation)[0]  # an optional section's own type
-    return list(section.model_fields)
-
-
-def _nearest(name: str, known: list[str]) -> str:
-    close = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
-    if close:
-        return f", did you mean '{close[0]}'?"
-    return f"; known are {', '.join(known)}"

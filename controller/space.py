@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from flyball.controller.errors import PolicyFileError, SpaceError
-from flyball.controller.policy_file import PolicyFile, known_keys, load_policy
+from flyball.controller.policy_file import PolicyFile, load_policy
+from flyball.controller.policy_problems import known_keys
 from flyball.controller.validation import first_problem
 from flyball.policies.registry import LENGTH_POLICIES
 
@@ -244,7 +245,7 @@ def _check(space: Space, source: str) -> None:
 def _known(space: Space, section: str) -> list[str]:
     """Settings of a section, under any policy that the space may choose."""
     if section not in _POLICIES:
-        return known_keys([section]) if section in _SECTIONS else []
+        return known_keys(PolicyFile, [section]) if section in _SECTIONS else []
     chosen = space.parameters.get(f"{section}.policy")
     own = space.policy.get(section, {}).get("policy", _DEFAULT[section])
     names = [str(c) for c in chosen.choices] if isinstance(chosen, Choices) else [str(own)]

@@ -130,7 +130,7 @@ class Books:
             self.rounds[name].append(Round(plan_id, proposed, accepted, exhausted))
 
     def _on_observe(self, history: History) -> None:
-        names = {slot: name for name, slot in self._pilot._ledger._slots.items()}
+        names = {slot: name for name, slot in self._pilot._log.ledger._slots.items()}
         self._told.extend((rows, names) for rows, _ in history)
         self._observe(history)
 

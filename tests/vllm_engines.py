@@ -210,5 +210,5 @@ class Engine:
             assert self.pilot.num_proposed == self.metric("spec_decode_num_draft_tokens")
             assert self.pilot.num_accepted == self.metric("spec_decode_num_accepted_tokens")
             assert self.pilot.fallbacks == {}
-            self.pilot._hand_in()
+            self.pilot._log.hand_in()
             assert self.pilot.governor._pool.taken.tolist() == []

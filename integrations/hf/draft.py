@@ -6,24 +6,18 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from flyball.controller.errors import HostError
 from flyball.controller.governor import Governor
 from flyball.integrations.hf.cached_model import CachedModel
-from flyball.integrations.hf.device import HostCopy, upload
+from flyball.integrations.hf.device import upload
 from flyball.integrations.hf.processors import RowProcessors
+from flyball.integrations.hf.prompt_views import PromptViews
+from flyball.integrations.hf.read_report import ReadReport
 from flyball.integrations.hf.reads import Reads
 from flyball.integrations.hf.saved import SavedDraft
 from flyball.integrations.hf.seeds import SeededDraws
 from flyball.integrations.hf.text import Moves, Texts
-from flyball.integrations.hf.views import (
-    DraftView,
-    PromptImages,
-    ViewedPrompt,
-    embed,
-    note_absent,
-    view_prompts,
-)
-from flyball.kernels.confidence import Confidence, confidence
+from flyball.integrations.hf.views import DraftView, PromptImages, embed
+from flyball.kernels.confidence import Confidence
 from flyball.kernels.head import AcceptanceHead
 
 Ints = NDArray[np.int32]
@@ -77,13 +71,12 @@ class ModelDraft:
         self.cached = cached
         self.has_read = False
         self.reads = Reads()
-        self._views = views
+        self._num_lanes = len(views)
+        self._prompts = PromptViews(views)
         self._texts = texts
-        self._processors = processors
         self._governor = governor
-        self._do_sample = do_sample
-        self._head = head
-        self._draws = draws
+        self._report = ReadReport(texts, processors, governor, do_sample, head, draws)
+        self._keeps_state = head is not None
         self._state = torch.empty(0)  # (rows, hidden) that the latest logits were made from
         nobody = np.zeros((0, len(views)), np.int64)
         self.present = nobody.astype(np.bool_)
@@ -91,33 +84,11 @@ class ModelDraft:
         self._offset = nobody  # column of the text less place among the lane's own tokens
         self._fed = nobody  # drafted tokens after those seen
         self._drafted = False  # whether it proposed in the present round
-        self._noted = False  # whether it was said which views stand aside
-        self._viewed: dict[tuple[int, int], ViewedPrompt] = {}  # prompts to read, by row and lane
 
     def add(self, rows: Longs, images: PromptImages | None) -> None:
         """New rows begin."""
-        texts, lanes = self._texts, range(len(self._views))
-        fresh = np.zeros((len(rows), len(lanes)), np.int64)
-        offset = np.repeat(texts.num_padding[rows, None], len(lanes), axis=1)
-        present = np.ones(fresh.shape, np.bool_)
-        if images is not None or any(view.image not in (None, "none") for view in self._views):
-            spans = zip(texts.num_padding[rows], texts.prompt_len[rows], strict=True)
-            prompts = [texts.host[r, a:b] for r, (a, b) in zip(rows, spans, strict=True)]
-            for lane, view in enumerate(self._views):
-                viewed = view_prompts(view, prompts, images)
-                present[:, lane] = [not prompt.absent for prompt in viewed]
-                offset[:, lane] = texts.prompt_len[rows] - [len(p.tokens) for p in viewed]
-                if images is not None:
-                    _check_ends(prompts, viewed)
-                    self._viewed.update(
-                        {(int(r), lane): p for r, p in zip(rows, viewed, strict=True)}
-                    )
-            # A row of which no view sees what it wants is read as text.
-            present[~present.any(axis=1), 0] = True
-            missing = [view for lane, view in enumerate(self._views) if not present[:, lane].all()]
-            if missing and not self._noted:
-                self._noted = True
-                note_absent(missing)
+        offset, present = self._prompts.add(self._texts, rows, images)
+        fresh = np.zeros(offset.shape, np.int64)
         self._seen = np.concatenate([self._seen, fresh])
         self.cached.use_rows(len(self._seen))
         self._offset = np.concatenate([self._offset, offset])
@@ -127,7 +98,7 @@ class ModelDraft:
         """What it has read of a row, for texts that begin with its text."""
         # A round may have read beyond a text that ended in it.
         seen = np.minimum(self._seen[row], self._own(slice(None))[row] - 1)
-        first = row * len(self._views)
+        first = row * self._num_lanes
         lanes = [
             self.cached.snapshot(first + lane, length) if length else None
             for lane, length in enumerate(seen.tolist())
@@ -139,11 +110,11 @@ class ModelDraft:
         self._seen[rows] = saved.num_seen
         for lane, snapshot in enumerate(saved.lanes):
             if snapshot is not None:
-                self.cached.begin_from(rows * len(self._views) + lane, snapshot)
+                self.cached.begin_from(rows * self._num_lanes + lane, snapshot)
 
     def keep(self, moves: Moves) -> None:
         """Close up after rows have left."""
-        count = len(self._views)
+        count = self._num_lanes
         lanes = np.arange(count)
         self.cached.move_rows(
             (moves.sources[:, None] * count + lanes).ravel(),
@@ -153,13 +124,7 @@ class ModelDraft:
             setattr(self, name, getattr(self, name)[moves.order])
         self.cached.use_rows(len(self._seen))
         self.cached.keep_columns(int(self._own(slice(None)).max(initial=0)))
-        if self._viewed:
-            old = {int(row): place for place, row in enumerate(moves.order)}
-            self._viewed = {
-                (old[row], lane): prompt
-                for (row, lane), prompt in self._viewed.items()
-                if row in old
-            }
+        self._prompts.keep(moves.order)
 
     def _own(self, lanes: slice) -> Longs:
         """Settled tokens (rows, l) of each lane's own text."""
@@ -177,7 +142,7 @@ class ModelDraft:
 
     def _lane(self, lanes: slice) -> int | None:
         """The only lane that runs; None where all do."""
-        whole = len(range(*lanes.indices(len(self._views)))) == len(self._views)
+        whole = len(range(*lanes.indices(self._num_lanes))) == self._num_lanes
         return None if whole else int(lanes.start)
 
     def read(self, slots: Ints, rows: Bools, lanes: slice) -> torch.Tensor:
@@ -216,18 +181,18 @@ class ModelDraft:
             self.has_read = True
         if width > _LONG_READ or self._governor.follows_shadows:
             by_lane = _by_lane(logits, shape)
-            for place, lane in enumerate(range(*lanes.indices(len(self._views)))):
+            states = self.cached.hidden if self._keeps_state else self._state
+            for place, lane in enumerate(range(*lanes.indices(self._num_lanes))):
                 known = np.arange(1, width) < lag[:, place, None]
-                self._report(
-                    slots, by_lane[:, place], columns[:, place, 1:], known, self.numbers[lane]
-                )
+                after, number = columns[:, place, 1:], self.numbers[lane]
+                self._report.tell(slots, by_lane[:, place], states, after, known, number)
         every = upload(np.arange(seen.size), texts.device)
         last = upload(np.maximum(lag - 1, 0).ravel(), texts.device)
         self._keep_state(every, last)
         return _by_lane(logits[every, last], shape)
 
     def _keep_state(self, rows: torch.Tensor | slice, columns: torch.Tensor | int) -> None:
-        if self._head is not None:
+        if self._keeps_state:
             self._state = self.cached.hidden[rows, columns]
 
     def _forward(self, tokens: torch.Tensor, lengths: Longs, lanes: slice) -> torch.Tensor:
@@ -240,17 +205,13 @@ class ModelDraft:
         texts = self._texts
         self.has_read = True
         rows, places = np.nonzero(fresh)
-        lane = np.arange(len(self._views))[lanes][places]
+        lane = np.arange(self._num_lanes)[lanes][places]
         lengths = texts.prompt_len[rows] - self._offset[rows, lane] - 1
         lengths = np.maximum(lengths, 1)
-        viewed = [
-            self._viewed.pop((r, v), None)
-            for r, v in zip(rows.tolist(), lane.tolist(), strict=True)
-        ]
-        if viewed[0] is not None:
-            prompts = [prompt for prompt in viewed if prompt is not None]
+        prompts = self._prompts.take(rows, lane)
+        if prompts is not None:
             tokens = embed(self.cached.model, prompts, int(lengths.max()))
-            self._read_anew(tokens, lengths, rows * len(self._views) + lane)
+            self._read_anew(tokens, lengths, rows * self._num_lanes + lane)
         else:
             self._read_texts(rows, lane, lengths)
         self._seen[rows, lane] = lengths
@@ -261,12 +222,12 @@ class ModelDraft:
         index = np.minimum(self._offset[rows, lane, None] + columns, self._texts.host.shape[1] - 1)
         host = np.where(columns < lengths[:, None], self._texts.host[rows[:, None], index], 0)
         first, alike = _unlike(np.column_stack([lane, lengths, host]))
-        places = rows * len(self._views) + lane
+        places = rows * self._num_lanes + lane
         sources = places[alike]
         for one in first.tolist():
             reader = self._reader(lane[one], host[one, : lengths[one]])
             if reader is not None:
-                sources[alike == one] = reader * len(self._views) + lane[one]
+                sources[alike == one] = reader * self._num_lanes + lane[one]
         anew = first[sources[first] == places[first]]
         if len(anew):
             self._read_anew(upload(host[anew], self._texts.device), lengths[anew], places[anew])
@@ -283,36 +244,6 @@ class ModelDraft:
     def _read_anew(self, tokens: torch.Tensor, lengths: Longs, places: Longs) -> None:
         self.cached.read_prompts(tokens, lengths, places)
         self.reads.add(lengths, np.zeros_like(lengths))
-
-    def _report(
-        self, slots: Ints, logits: torch.Tensor, columns: Longs, known: Bools, number: int
-    ) -> None:
-        """Tell the governor how a draft would have done at columns (rows, width - 1)."""
-        texts = self._texts
-        known = known & (columns >= texts.prompt_len[:, None])
-        rows = np.arange(texts.num_rows)
-        first = columns[:, 0] - texts.num_tokens
-        scores = self._processors(texts, rows, first, logits[:, :-1], known)
-        index = np.clip(columns, 0, texts.host.shape[1] - 1)
-        settled = texts.host[rows[:, None], index]
-        signs = self._signs_of_read(scores) if self._governor.follows_shadows else ()
-        if self._draws is not None:
-            match = HostCopy(self._draws.again(columns, scores)).get() == settled
-        elif self._do_sample:
-            wanted = upload(settled[..., None], texts.device)
-            q = HostCopy(scores.softmax(dim=-1).gather(2, wanted).squeeze(2)).get()
-            p = np.where(known, texts.probs[rows[:, None], index], 1.0)
-            match = np.minimum(q / p, 1.0)
-        else:
-            match = HostCopy(scores.argmax(dim=-1)).get() == settled
-        match = np.where(known, match.astype(np.float64), np.nan)
-        self._governor.read(slots, match, number, *signs)
-
-    def _signs_of_read(self, scores: torch.Tensor) -> NDArray[np.float64]:
-        """What shadows are told (signs, rows, width) of text with these scores."""
-        states = self._state if self._head is None else self.cached.hidden[:, :-1]
-        sure = confidence(scores, entropy=self.wants_entropy, margin=False, log_sum_exp=False)
-        return HostCopy(self._signs(sure, states)).get().astype(np.float64)
 
     def start(self, slots: Ints, rows: Bools, lanes: slice, every: float = np.inf) -> torch.Tensor:
         """Begin to draft for some rows (rows,).
@@ -360,11 +291,7 @@ class ModelDraft:
 
     def signs(self, sure: Confidence) -> torch.Tensor:
         """What the governor is told (signs, rows) of the next tokens: confidence, entropy."""
-        return self._signs(sure, self._state)
-
-    def _signs(self, sure: Confidence, states: torch.Tensor) -> torch.Tensor:
-        likely = sure.largest if self._head is None else self._head(states)
-        return likely[None] if sure.entropy is None else torch.stack([likely, sure.entropy])
+        return self._report.signs(sure, self._state)
 
     def settle(self, num_accepted: Longs) -> None:
         """Keep what the cache holds of the accepted tokens (rows,)."""
@@ -383,13 +310,3 @@ def _unlike(rows: Longs) -> tuple[Longs, Longs]:
     """Rows (u,) of which none equals another, and for each row (r,) the first that equals it."""
     _, first, alike = np.unique(rows, axis=0, return_index=True, return_inverse=True)
     return np.sort(first), first[alike.reshape(-1)]
-
-
-def _check_ends(prompts: list[Longs], viewed: list[ViewedPrompt]) -> None:
-    """Refuse views that end in something else than their prompts: what follows is read alike."""
-    for prompt, view in zip(prompts, viewed, strict=True):
-        if len(view.tokens) == 0 or view.tokens[-1] != prompt[-1]:
-            raise HostError(
-                "expected prompts that end in text, but an image or a caption stands last in one; "
-                "put the question or an instruction after it"
-            )

@@ -181,9 +181,9 @@ def test_five_hundred_faults_in_a_row_of_all_kinds_cost_only_the_gain() -> None:
 def parts(governor: Governor) -> dict[str, Any]:
     """The learned arrays and numbers that a fault may spoil."""
     beliefs = governor._beliefs
-    draft = beliefs._drafts[0]
-    curve = next(iter(beliefs._cost._buckets.values())).verify
-    return {"draft": draft, "curve": curve, "cost": beliefs._cost, "price": beliefs._correction}
+    draft, cost = beliefs._drafts.drafts[0], beliefs._costs.estimator
+    curve = next(iter(cost._buckets.values())).verify
+    return {"draft": draft, "curve": curve, "cost": cost, "price": beliefs._correction}
 
 
 def spoil(part: Any, path: str, bad: float) -> None:
@@ -222,7 +222,7 @@ def test_spoilt_estimates_do_not_survive(part: str, path: str, bad: float) -> No
     after = parts(host.governor)
     assert after["draft"].healthy
     assert after["price"].healthy
-    assert np.isfinite(host.governor._beliefs._cost.round_s(SLOTS)).all()
+    assert np.isfinite(host.governor._beliefs._costs.estimator.round_s(SLOTS)).all()
 
 
 @pytest.mark.parametrize(
@@ -315,7 +315,7 @@ def test_sound_rows_are_learned_from_although_others_are_not() -> None:
     for _ in range(40):
         host.round(proposed=np.full(SLOTS, 2, np.int32), accepted=half, observed=half)
     assert host.governor.faults == {"outcomes": 40}
-    survival = host.governor._beliefs._drafts[0].survival(host.slots)[:, 1]
+    survival = host.governor._beliefs._drafts.drafts[0].survival(host.slots)[:, 1]
     assert survival[1] > survival[0]
 
 

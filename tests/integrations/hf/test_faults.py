@@ -65,11 +65,11 @@ def sabotage_all(gov: GovernedGenerate, saboteur: Saboteur) -> None:
     seat.hire = hired
     seat.policy = None
     beliefs = governor._beliefs
-    for draft in beliefs._drafts.values():
+    for draft in beliefs._drafts.drafts.values():
         for name in ("survival", "effects", "note", "learn", "read"):
             saboteur.sabotage(draft, name, 0.05)
-    saboteur.sabotage(beliefs._cost, "update", 0.05)
-    saboteur.sabotage(beliefs._cost, "round_s", 0.05)
+    saboteur.sabotage(beliefs._costs.estimator, "update", 0.05)
+    saboteur.sabotage(beliefs._costs.estimator, "round_s", 0.05)
 
 
 def test_500_faults_change_no_token() -> None:

@@ -59,7 +59,7 @@ def make_gov(
     policy = load_policy({"version": 1, "length": POLICIES[name]})
     drafts = [pair[1], "prompt_lookup"][: 1 + lookup]
     gov = GovernedGenerate(pair[0], drafts, Governor(policy, host), **settings)
-    gov.governor._beliefs._cost = SteppedCost()
+    gov.governor._beliefs._costs.estimator = SteppedCost()
     return gov
 
 

@@ -22,7 +22,7 @@ OFF = {"policy": "static", "draft_len": 0}
 
 def chain(pilot: Pilot) -> int:
     """Steps that are kept alive by the latest."""
-    length, flight = 0, pilot._latest
+    length, flight = 0, pilot._log.latest
     while flight is not None:
         length, flight = length + 1, flight.previous
     return length
@@ -115,7 +115,8 @@ def test_requests_that_join_under_an_old_plan_are_told_of(make_engine: Maker, de
     engine = make_engine(STATIC, delay=delay, max_len=400, skill=0.9)
     for number in range(5):
         engine.add(f"old{number}", [5, number + 1], 300, eos=None)
-    while engine.pilot._hold.steps_left < hold_steps(5) - 1:  # plans for probes are short
+    hold = engine.pilot._navigator.hold
+    while hold.steps_left < hold_steps(5) - 1:  # plans for probes are short
         engine.step()
     planned = engine.pilot._course
     engine.add("young", [9, 9], 3, eos=None)  # gone before the next plan
@@ -156,7 +157,7 @@ def test_few_steps_are_remembered(make_engine: Maker, delay: int) -> None:
     def look() -> None:
         nonlocal most
         pilot = engine.pilot
-        most = max(most, len(pilot._flights) + len(pilot._landed), chain(pilot))
+        most = max(most, len(pilot._log.flying) + len(pilot._log.landed), chain(pilot))
 
     put_under_load(engine, 2, num_requests=60, after_step=look)
     assert most <= LONGEST_HOLD + delay + 2

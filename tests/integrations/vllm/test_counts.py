@@ -95,7 +95,7 @@ def test_the_governor_learns_every_draft_that_was_verified(
     before = pilot.num_proposed, pilot.num_accepted
     with engine.seat(RandomLengths()):
         engine.texts(PROMPTS, settings(temperature))
-    pilot._hand_in()
+    pilot._log.hand_in()
     proposed, accepted = pilot.num_proposed - before[0], pilot.num_accepted - before[1]
     assert 0 < accepted <= proposed
     assert (tally.total("proposed"), tally.total("accepted")) == (proposed, accepted)
@@ -121,7 +121,7 @@ def test_the_probe_tells_how_sure_the_drafter_was_of_each_token(
     with engine.seat(RandomLengths()):
         # Short enough for the drafter to have room: rounds without go unplanned and untold.
         texts = engine.texts(prompts, settings(max_tokens=22))
-    engine.pilot._hand_in()
+    engine.pilot._log.hand_in()
     target = LlamaForCausalLM.from_pretrained(model, dtype=torch.float64)
     rows = torch.tensor([p + text for p, text in zip(prompts, texts, strict=True)])
     with torch.no_grad():
@@ -148,7 +148,7 @@ def test_the_probe_tells_how_sure_the_drafter_was_of_each_token(
 def test_a_target_that_drafts_for_itself_is_always_right(engine: Engine, tally: Tally) -> None:
     with engine.seat(RandomLengths()):
         engine.texts(PROMPTS, settings())
-    engine.pilot._hand_in()
+    engine.pilot._log.hand_in()
     assert tally.total("accepted") == tally.total("proposed") > 200
 
 

@@ -13,11 +13,12 @@ from flyball.controller.contract import Cost, Plan
 from flyball.controller.governor import Governor
 from flyball.estimators.drafts import SteppingDraft
 from flyball.estimators.step_cost import StepCostEstimator
+from flyball.integrations.vllm.flight_log import FlightLog
 from flyball.integrations.vllm.flights import Flight
 from flyball.integrations.vllm.hold import hold_steps
 from flyball.integrations.vllm.ledger import Ledger
 from flyball.integrations.vllm.metrics import Publisher
-from flyball.integrations.vllm.pilot import Pilot
+from flyball.integrations.vllm.navigator import Navigator
 from flyball.integrations.vllm.step_costs import StepCosts
 from flyball.policies.length.goodput import Goodput
 
@@ -37,8 +38,8 @@ WHERE: list[tuple[type, str]] = [
     (StepCosts, "cost"),
     (Flight, "told"),
     (Flight, "decoding"),
-    (Pilot, "_steps_in_room"),
-    (Pilot, "_land"),
+    (Navigator, "_steps_in_room"),
+    (FlightLog, "land"),
     (Publisher, "publish"),
     (Goodput, "decide"),
     (Goodput, "learn"),
@@ -77,7 +78,7 @@ NONSENSE: dict[tuple[type, str], list[Any]] = {
         Cost(1, -1.0, 0, -4, 10**9),
         Cost(1, 1e300, 2**40, 3, 5),
     ],
-    (Pilot, "_steps_in_room"): [np.nan, np.inf, -(10**9), None, 2.5],
+    (Navigator, "_steps_in_room"): [np.nan, np.inf, -(10**9), None, 2.5],
     (Ledger, "slots"): [np.full(2, 10**6, np.int32), np.full(1, -1, np.int32), None],
 }
 
@@ -127,7 +128,8 @@ def check_harmless(
 
     def look() -> None:
         nonlocal most
-        kept = (pilot._flights, pilot._landed, pilot._ledger._gone, pilot._ledger._slots)
+        log = pilot._log
+        kept = (log.flying, log.landed, log.ledger._gone, log.ledger._slots)
         most = max(most, *map(len, kept))
 
     grammar = 0.2 if delay < 2 else 0.0
@@ -143,7 +145,7 @@ def check_harmless(
     pilot.free(NOBODY)  # no engine frees whom the sabotage made up
     engine.add("last", [1, 2, 3], 20)
     engine.run()
-    assert not pilot._flights and not pilot._landed
+    assert not pilot._log.flying and not pilot._log.landed
     assert len(pilot.governor._pool.taken) == 0
 
 
@@ -188,22 +190,22 @@ def test_after_a_fault_the_engine_goes_on_alone_and_is_governed_again(
     make_engine: Maker, monkeypatch: pytest.MonkeyPatch, delay: int
 ) -> None:
     engine = make_engine({"policy": "static", "draft_len": 1}, delay=delay)
-    pilot, modes = engine.pilot, []
+    pilot, modes, log = engine.pilot, [], engine.pilot._log
     for name in "abc":
         engine.add(name, [5, 6, ord(name)], 80, eos=None)
     while len(modes) < guard.FIRST_PAUSE + 10:
         if len(modes) == 5:
             with monkeypatch.context() as patch:
                 patch.setattr(Governor, "plan", None)
-                pilot._hold.steps_left = 0
+                pilot._navigator.hold.steps_left = 0
                 engine.step()
         else:
             engine.step()
         modes.append(pilot.mode)
         if pilot.mode == "observing":
             engine.add(f"guest{len(modes)}", [9, len(modes)], 2)  # comes and goes meanwhile
-            assert not pilot._flights and not pilot._landed
-            assert not pilot._ledger._gone and not pilot._ledger._slots
+            assert not log.flying and not log.landed
+            assert not log.ledger._gone and not log.ledger._slots
             assert len(pilot.governor._pool.taken) == 0
     assert modes == ["governing"] * 5 + ["observing"] * 17 + ["governing"] * 4
     engine.books.faulty = True
@@ -220,17 +222,17 @@ def test_an_engine_that_is_only_observed_leaves_nothing_behind(
     make_engine: Maker, delay: int
 ) -> None:
     engine = make_engine(delay=delay, table=None, num_blocks=32, max_step_tokens=24)
-    pilot = engine.pilot
+    pilot, log = engine.pilot, engine.pilot._log
 
     def look() -> None:
-        assert not pilot._flights and not pilot._landed and not pilot._counts
-        assert not pilot._ledger._gone and not pilot._ledger._slots
+        assert not log.flying and not log.landed and not pilot._counts
+        assert not log.ledger._gone and not log.ledger._slots
 
     put_under_load(engine, 4, num_requests=150, aborts=0.1, after_step=look)
     engine.check()
 
 
-@pytest.mark.parametrize("owner, name", [(Pilot, "_hand_in"), (Publisher, "publish")])
+@pytest.mark.parametrize("owner, name", [(FlightLog, "hand_in"), (Publisher, "publish")])
 def test_a_shutdown_that_fails_in_part_is_one_all_the_same(
     make_engine: Maker, monkeypatch: pytest.MonkeyPatch, owner: type, name: str
 ) -> None:

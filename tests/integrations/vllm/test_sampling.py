@@ -127,7 +127,7 @@ def test_texts_are_distributed_as_the_targets(
 ) -> None:
     torch.manual_seed(7)
     engine, settings = start(name), GoodputSettings(max_draft_len=MAX_DRAFT_LEN)
-    engine.pilot.governor._beliefs._cost = SteppedCost()
+    engine.pilot.governor._beliefs._costs.estimator = SteppedCost()
     counts = draw_counts(engine, Goodput(settings), 25_000)
     counts += draw_counts(engine, CutAtRandom(settings), 25_000)
     assert counts.sum() == 50_000

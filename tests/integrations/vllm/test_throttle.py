@@ -100,7 +100,7 @@ def test_a_limit_of_drafts_holds_from_the_next_plan_at_once(
     for _ in range(8):
         engine.step()
     assert engine.pilot.draft_len == 5
-    assert engine.pilot._hold.steps_left > 1
+    assert engine.pilot._navigator.hold.steps_left > 1
     engine.pilot.governor.limits.draft_len = 2
     engine.step()
     assert engine.pilot.draft_len == 2
