@@ -156,7 +156,8 @@ class _Verifying:
             q = np.zeros(self._p.shape[2], self._p.dtype)
             q[self._chains.tokens[row, depth]] = 1.0
             return q
-        return single(draft[row, depth]).numpy().astype(self._p.dtype)
+        found: NDArray[Any] = single(draft[row, depth]).numpy().astype(self._p.dtype)
+        return found
 
     def verified(self) -> VerifiedTree:
         """All of it, probabilities in the target's dtype, or in single precision."""
