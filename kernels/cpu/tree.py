@@ -156,8 +156,7 @@ class _Verifying:
             q = np.zeros(self._p.shape[2], self._p.dtype)
             q[self._chains.tokens[row, depth]] = 1.0
             return q
-        found: NDArray[Any] = single(draft[row, depth]).numpy().astype(self._p.dtype)
-        return found
+        return single(draft[row, depth]).numpy().astype(self._p.dtype)
 
     def verified(self) -> VerifiedTree:
         """All of it, probabilities in the target's dtype, or in single precision."""
@@ -174,8 +173,7 @@ class _Verifying:
 
 def _residual(p: NDArray[Any], q: NDArray[Any]) -> NDArray[Any]:
     """norm(max(p - q, 0)); where p == q up to rounding leaves none, p, as it is in the limit."""
-    rest = p - q
-    np.maximum(rest, 0.0, out=rest)
+    rest: NDArray[Any] = np.maximum(p - q, 0.0)
     total = rest.sum()
     if total == 0:
         return p
