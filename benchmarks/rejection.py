@@ -32,7 +32,7 @@ from benchmarks.rejection_best import (
     sections,
     shift,
 )
-from benchmarks.rejection_live import LIVE_METHODS, LIVE_SIZES, live
+from benchmarks.rejection_live import live
 from benchmarks.rejection_pool import Pool, make_pool
 from benchmarks.rejection_prefixes import Prefixes
 from benchmarks.rejection_summary import averaged, summarise
@@ -60,7 +60,6 @@ def main() -> None:
     logging.disable_progress_bar()
     num_problems = 120 if arguments.quick else 1000
     num_beams = 120 if arguments.quick else 2000
-    num_live = (50, 25) if arguments.quick else (500, 250)
     seed = 10_000 + arguments.seed_base
     for mix, made in report.in_parallel(_run, _makers(num_problems, num_beams, seed)):
         if isinstance(made, Pool):
@@ -69,12 +68,7 @@ def main() -> None:
             _prefixes[mix] = made
     rows: list[dict[str, Any]] = report.in_parallel(_run, _replays(seed))
     rows += report.in_parallel(_run, _beams(seed + 2))
-    models = load_reasoner()
-    with report.progress() as bar:
-        task = bar.add_task("for real, in turns", total=None)
-        for method in LIVE_METHODS:
-            for size, number in zip(LIVE_SIZES, num_live, strict=True):
-                rows += live(models, method, size, number, seed + 3, lambda: bar.advance(task))
+    rows += live(seed + 3, arguments.quick)
     _compare_flops([row for row in rows if row["part"] == "beams"])
     for part, columns in (
         ("best_of_n", ("policy", "n", "accuracy", "saved", "wrong", "audited")),

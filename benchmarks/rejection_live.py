@@ -1,13 +1,22 @@
-"""Searches for real: seconds and operations of best of n and beams, in turns."""
+"""Claim: searches that stop losers early take fewer seconds, not only fewer operations.
+
+python -m benchmarks.rejection_live [--quick] [--seed-base N] [--json FILE]
+
+Best of n and beams of the demo's reasoning pair with and without rejection, in turns of the same
+problems, from a cold start and with all audits. A part of `benchmarks.rejection` that needs a
+machine with nothing else to do.
+"""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
+from transformers.utils import logging
 
+from benchmarks import report
 from benchmarks.rejection_beams import MAX_STEPS, RISK, STEP_CHECKS, WIDTH, WORTHS
 from benchmarks.rejection_best import RISKS, TIE, conformal
 from benchmarks.rejection_pool import (
@@ -18,11 +27,12 @@ from benchmarks.rejection_pool import (
     written_answer,
 )
 from flyball.demo.arithmetic import MIXES, STEP_END, Problem, draw_problems, is_right
-from flyball.demo.reasoner_loader import Reasoner
+from flyball.demo.reasoner_loader import Reasoner, load_reasoner
 from flyball.integrations.hf import ImplicitRewardModel, govern, search
 
-LIVE_SIZES = (16, 32)
-LIVE_METHODS = ("best_of_n", "beam")
+# Candidates, and problems: the first 2 / risk groups are audited, which few would go by.
+LIVE = {"best_of_n": {16: 1000, 32: 1000}, "beam": {16: 500, 32: 250}}
+QUICK_LIVE = {16: 50, 32: 25}
 BATCH_SIZE = 128
 _AT_ONCE = 50  # problems of a turn
 
@@ -97,7 +107,7 @@ class Player:
             self.best.append(result.candidates[result.best].score)
 
 
-def sections(method: str) -> dict[str, dict[str, Any] | None]:
+def _sections(method: str) -> dict[str, dict[str, Any] | None]:
     """The policies of a method; None stops nobody."""
     if method == "best_of_n":
         return {"none": None} | {f"conformal {risk}": conformal(risk) for risk in RISKS}
@@ -105,7 +115,33 @@ def sections(method: str) -> dict[str, dict[str, Any] | None]:
     return {"none": None, f"conformal {RISK} worth {WORTHS[0]}": {**conformal(RISK), **worth}}
 
 
-def live(
+def main() -> None:
+    """Measure, print, write."""
+    parser = report.argument_parser("rejection_live", __doc__, "few problems: no figure to go by")
+    report.add_seed_base(parser, "problems, candidates and orders")
+    arguments = parser.parse_args()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    rows = live(20_000 + arguments.seed_base, arguments.quick)
+    columns = ("method", "n", "policy", "accuracy", "seconds", "audited", "stopped")
+    report.print_table("for real, in turns", rows, columns)
+    summary = live_summary(rows)
+    report.print_summary(summary)
+    report.write("rejection_live", vars(arguments), rows, summary, arguments.json)
+
+
+def live(seed: int, quick: bool) -> list[dict[str, Any]]:
+    """All methods and sizes."""
+    models, rows = load_reasoner(), list[dict[str, Any]]()
+    with report.progress() as bar:
+        task = bar.add_task("for real, in turns", total=None)
+        for method, numbers in LIVE.items():
+            for size, number in (QUICK_LIVE if quick else numbers).items():
+                rows += _play(models, method, size, number, seed, lambda: bar.advance(task))
+    return rows
+
+
+def _play(
     models: Reasoner,
     method: str,
     size: int,
@@ -114,7 +150,7 @@ def live(
     advance: Callable[[], None],
 ) -> list[dict[str, Any]]:
     """A method with and without rejection, in turns of some problems in a drawn order."""
-    players = [Player(models, name, section) for name, section in sections(method).items()]
+    players = [Player(models, name, section) for name, section in _sections(method).items()]
     settings: dict[str, Any] = {"method": method, "num_candidates": size}
     if method == "beam":
         step_end = models.tokenizer.convert_tokens_to_ids(STEP_END)
@@ -136,6 +172,26 @@ def live(
     ]
 
 
+def live_summary(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Seconds without rejection over those with it."""
+    found: dict[str, Any] = {}
+    for method, size in sorted({(row["method"], row["n"]) for row in rows}):
+        own = {row["policy"]: row for row in rows if (row["method"], row["n"]) == (method, size)}
+        base = own.pop("none")
+        found[f"{method} n={size}"] = {
+            name: f"{base['seconds'] / row['seconds']:.2f} times as fast, "
+            f"{base['flops'] / row['flops']:.2f} times fewer operations, accuracy "
+            f"{100 * (row['accuracy'] - base['accuracy']):+.1f} points, a lower best score in "
+            f"{row['lower']:.3f}"
+            for name, row in own.items()
+        }
+    return found
+
+
 def _drawn(num_problems: int, seed: int) -> tuple[list[Problem], list[int]]:
     problems = draw_problems(np.random.default_rng(seed), MIXES["usual"], num_problems)
     return problems, candidate_seeds(seed, num_problems)
+
+
+if __name__ == "__main__":
+    main()

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.rejection_best import RISKS
-from benchmarks.rejection_live import LIVE_SIZES
+from benchmarks.rejection_live import LIVE, live_summary
 
 Rows = Sequence[dict[str, Any]]
 
@@ -41,7 +41,7 @@ def summarise(rows: Rows) -> dict[str, Any]:
         summary["votes"] = _votes(votes)
     live = [row for row in rows if row["part"] == "live"]
     if live:
-        summary["live"] = _live(live)
+        summary["live"] = live_summary(live)
     return summary
 
 
@@ -68,7 +68,9 @@ def averaged(rows: Rows, part: str) -> list[dict[str, Any]]:
 
 def _is_promised(row: dict[str, Any]) -> bool:
     """Whether a row is one of many orders, under a risk that is promised."""
-    return row["n"] in LIVE_SIZES and row["policy"] in [f"conformal {risk}" for risk in RISKS]
+    return row["n"] in LIVE["best_of_n"] and row["policy"] in [
+        f"conformal {risk}" for risk in RISKS
+    ]
 
 
 def _savings(rows: Rows) -> dict[str, Any]:
@@ -140,21 +142,5 @@ def _votes(rows: Rows) -> dict[str, Any]:
             row["policy"]: f"{row['samples'] / size:.2f} of the samples, accuracy "
             f"{100 * row['accuracy']:.1f} ({100 * (row['accuracy'] - base['accuracy']):+.1f})"
             for row in own
-        }
-    return found
-
-
-def _live(rows: Rows) -> dict[str, Any]:
-    """Seconds without rejection over those with it."""
-    found: dict[str, Any] = {}
-    for method, size in sorted({(row["method"], row["n"]) for row in rows}):
-        own = {row["policy"]: row for row in rows if (row["method"], row["n"]) == (method, size)}
-        base = own.pop("none")
-        found[f"{method} n={size}"] = {
-            name: f"{base['seconds'] / row['seconds']:.2f} times as fast, "
-            f"{base['flops'] / row['flops']:.2f} times fewer operations, accuracy "
-            f"{100 * (row['accuracy'] - base['accuracy']):+.1f} points, a lower best score in "
-            f"{row['lower']:.3f}"
-            for name, row in own.items()
         }
     return found
