@@ -225,7 +225,9 @@ def check_step(
     """
     if not all(math.isfinite(number) and number >= 0 for number in numbers):
         raise ValueError(f"expected counts and seconds, but got {numbers}")
-    if streams is not None and any((part < 0).any() for part in streams):
-        raise ValueError(f"expected slots and counts of tokens, but got {streams}")
+    if streams is not None and (
+        streams[0].shape != streams[1].shape or any((part < 0).any() for part in streams)
+    ):
+        raise ValueError(f"expected slots and a count of tokens for each, but got {streams}")
     if num_arrived is not None and not num_arrived >= 0:
         raise ValueError(f"expected tokens that arrived, but got {num_arrived}")

@@ -34,7 +34,7 @@ def log_gain(mean: Floats, deviation: Floats, best: float, limits: Floats) -> Fl
 
         num_outputs = len(mean)
 
-        def posterior(self, X: Tensor, *args: object, **kwargs: object) -> GPyTorchPosterior:  # noqa: N803
+        def posterior(self, X: Tensor, *args: object, **kwargs: object) -> GPyTorchPosterior:  # noqa: N803 -- BoTorch's name
             rows = X[:, 0, 0].long().numpy()
             at = torch.from_numpy(mean.T[rows])
             spread = torch.diag_embed(torch.from_numpy(deviation.T[rows] ** 2))

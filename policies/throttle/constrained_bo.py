@@ -67,7 +67,7 @@ class ConstrainedBO(ThrottlePolicy):
     A trial is the setting of largest log constrained expected improvement among those that keep
     every limit by `trial_confidence` deviations, and 1.25 times it by 3.1; or whose clocks a
     measured setting certifies (`certified`). Where another one promises much more, the cheapest
-    allowed setting is tried that differs from it by faster clocks alone, or, up to eight times,
+    allowed setting is tried that differs from it by faster clocks alone, or, up to twelve times,
     one that is cheap and tells of the limits. The first is the safe setting. Once no trial is
     expected to gain `least_gain`, the setting of least expected cost stays in force among those
     that keep the limits by `confidence` deviations; a change of load may bring the next trial.

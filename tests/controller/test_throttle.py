@@ -208,6 +208,7 @@ def test_an_actuator_that_cannot_even_be_restored_stops_nothing(start: Starter) 
         {"step_s": math.nan},
         {"num_tokens": -1},
         {"streams": (np.array([0, 1]), np.array([3, -1]))},
+        {"streams": (np.array([0, 1]), np.array([3]))},
         {"batch_size": math.inf},
         {"num_seen": "some"},
         {"num_arrived": math.nan},
