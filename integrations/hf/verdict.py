@@ -127,13 +127,13 @@ class Judge:
             method=self._verification,
             certain=_certain(proposal, scores.device),
         )
-        following = found.next_token[:, None]
-        emitted_ = torch.cat([tokens, following], dim=1)
-        emitted_.scatter_(1, found.num_accepted[:, None], following)
-        host_probs = HostCopy(found.target_prob)
-        host = HostCopy(torch.cat([found.num_accepted[:, None], following, emitted_], dim=1)).get()
-        _check(rows, host[:, 1])
-        return Verdict(host[:, 0], host[:, 0], host[:, 2:], scores, host_probs.get())
+        values = (tokens, found.num_accepted, found.next_token, found.target_prob)
+        copies = [HostCopy(value) for value in values]
+        drafted, num_accepted, following, probs = (copy.get() for copy in copies)
+        _check(rows, following)
+        emitted = np.concatenate([drafted, following[:, None]], axis=1)
+        emitted[np.arange(len(rows)), num_accepted] = following
+        return Verdict(num_accepted, num_accepted, emitted, scores, probs)
 
     def _per_row(
         self, rows: Longs, proposal: Proposal, device: torch.device

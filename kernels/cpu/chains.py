@@ -48,6 +48,9 @@ class Chains:
         if certain is not None:
             self.drawn = self.drawn & ~certain.numpy()[:, None]
         self.draft = draft
+        # numpy knows no bfloat16, and computes in half precision what torch does not.
+        halves = draft is None or draft.element_size() < 4
+        self._q: NDArray[Any] | None = None if draft is None or halves else draft.numpy()
 
     def q_drawn(self) -> Floats:
         """What q (rows, K) is at the tokens that count, 1 elsewhere."""
@@ -55,20 +58,30 @@ class Chains:
         row, column = self.drawn.nonzero()
         if self.draft is not None and len(row):
             index = row, column, self.tokens[row, column]
-            if self.draft.element_size() < 4:
+            if self._q is None:
                 picked = self.draft[tuple(torch.from_numpy(i) for i in index)]
                 found[row, column] = picked.float().numpy()
             else:
-                found[row, column] = self.draft.numpy()[index]
+                found[row, column] = self._q[index]
+        return found
+
+    def q(self, row: int, column: int) -> NDArray[Any] | None:
+        """A row's q (vocab,) at a column, to be read alone; None where it is a point mass."""
+        if self.draft is None or not self.drawn[row, column]:
+            return None
+        if self._q is None:
+            return single(self.draft[row, column]).numpy()
+        found: NDArray[Any] = self._q[row, column]
         return found
 
     def residual(self, p: NDArray[Any], row: int, column: int) -> NDArray[Any]:
         """max(p - q, 0) (vocab,) of p (vocab,) and a row's q at a column."""
-        if self.draft is None or not self.drawn[row, column]:
+        q = self.q(row, column)
+        if q is None:
             rest = p.copy()
             rest[self.tokens[row, column]] = 0.0  # p is no more than 1
             return rest
-        rest = p - single(self.draft[row, column]).numpy()
+        rest = p - q
         result: NDArray[Any] = np.maximum(rest, 0.0, out=rest)
         return result
 

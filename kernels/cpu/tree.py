@@ -17,7 +17,7 @@ from flyball.kernels.cpu.chains import Chains
 from flyball.kernels.cpu.draw import draw
 from flyball.kernels.cpu.philox import uniforms
 from flyball.kernels.reference import tree as reference
-from flyball.kernels.reference.draw import distributions, single
+from flyball.kernels.reference.draw import distributions
 from flyball.kernels.tree import VerifiedTree
 from flyball.kernels.tree_block import tree_block
 
@@ -151,12 +151,12 @@ class _Verifying:
 
     def _q(self, row: int, depth: int) -> NDArray[Any]:
         """A row's q (vocab,) at a depth, to be written into."""
-        draft = self._chains.draft
-        if draft is None or not self._chains.drawn[row, depth]:
-            q = np.zeros(self._p.shape[2], self._p.dtype)
-            q[self._chains.tokens[row, depth]] = 1.0
-            return q
-        return single(draft[row, depth]).numpy().astype(self._p.dtype)
+        drawn = self._chains.q(row, depth)
+        if drawn is not None:
+            return drawn.astype(self._p.dtype)
+        q = np.zeros(self._p.shape[2], self._p.dtype)
+        q[self._chains.tokens[row, depth]] = 1.0
+        return q
 
     def verified(self) -> VerifiedTree:
         """All of it, probabilities in the target's dtype, or in single precision."""

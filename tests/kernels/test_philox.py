@@ -53,7 +53,7 @@ def test_uniforms_hold_26_bits_of_two_words_each() -> None:
         bits = (u * 2.0**52 - 0.5).long()
         assert torch.equal(bits >> 26, upper >> 6) and torch.equal(bits & (2**26 - 1), lower >> 6)
         assert u.min() > 0 and u.max() < 1
-    for row in range(0, 50, 7):  # a few counters go another way than many
+    for row in range(0, 50, 7):  # whatever is counted beside them
         alone = uniforms(seeds[row : row + 1], places[row : row + 1, :2], candidates)
         assert torch.equal(alone[0][0], found[0][row, :2])
         assert torch.equal(alone[1][0], found[1][row, :2])
