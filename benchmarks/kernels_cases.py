@@ -9,20 +9,22 @@ from typing import Any
 
 import torch
 
-from flyball.kernels import accept_gradient, confidence, head, mix, verify
+from flyball.kernels import accept_gradient, confidence, head, mix, tree, verify
 from flyball.kernels.dispatch import implementation
 from flyball.kernels.reference import accept_gradient as gradient_reference
 from flyball.kernels.reference import cache as cache_reference
 from flyball.kernels.reference import confidence as confidence_reference
 from flyball.kernels.reference import mix as mix_reference
+from flyball.kernels.reference import tree as tree_reference
 from flyball.kernels.reference import verify as verify_reference
 
 Call = Callable[[], Any]
 OPS = (
     "confidence", "mix_draw", "mix_greedy", "verify", "verify_overlap", "verify_block",
-    "verify_certain", "accept_gradient", "head", "cache",
+    "verify_certain", "verify_tree", "accept_gradient", "head", "cache",
 )  # fmt: skip
 NUM_MEMBERS = 2
+TREE_WIDTH = 2
 _HEAD_SIZE, _HEAD_BLOCKS = 896, 3
 _CACHE = (8, 1024, 128)  # heads, columns, head size
 
@@ -86,7 +88,7 @@ class Batch:
 def build(op: str, batch: Batch) -> Case:
     """The case of an operation."""
     makers = {"confidence": _confidence, "accept_gradient": _gradient, "head": _head}
-    makers |= {"cache": _cache}
+    makers |= {"cache": _cache, "verify_tree": _tree}
     if op in makers:
         return makers[op](batch)
     return _mix(op, batch) if op.startswith("mix") else _verify(op, batch)
@@ -135,6 +137,28 @@ def _verify(op: str, batch: Batch) -> Case:
         num_rows = int(batch.lengths.sum())
     num_bytes = _size(batch.logits) + num_rows * batch.shape.vocab * 4
     return Case(lambda: verify.verify(*given, **settings), others, num_bytes)
+
+
+def _tree(batch: Batch) -> Case:
+    """A sibling for every drafted token; theirs are the last columns of the target's logits."""
+    most, vocab = batch.shape.draft_len, batch.shape.vocab
+    drafts, spine = batch.draft.flatten(0, 1), batch.tokens.flatten()
+    siblings = tree.draw_siblings(drafts, spine, TREE_WIDTH)
+    candidates = torch.cat([spine[:, None], siblings], dim=1).unflatten(0, (-1, most))
+    others = 3.0 * batch.normal(batch.shape.requests, most * (TREE_WIDTH - 1), vocab)
+    logits = torch.cat([batch.logits, others.to(batch.logits.dtype)], dim=1)
+    _, draft, _, *rest = batch.drafted()
+    given = (logits, draft, candidates, *rest)
+    found = tree.verify_tree(*given)
+    # A draft's row where a spine is rejected, and the target's after a sibling that is taken.
+    taken = found.choice > 0
+    num_rejected = int((taken | (found.num_accepted < batch.lengths)).sum())
+    sibling_bytes = int(taken.sum()) * vocab * logits.element_size()
+    return Case(
+        lambda: tree.verify_tree(*given),
+        {"eager": lambda: tree_reference.verify_tree(*given)},
+        _size(batch.logits) + num_rejected * vocab * 4 + sibling_bytes,
+    )
 
 
 def _gradient(batch: Batch) -> Case:

@@ -57,16 +57,35 @@ def verify(
             certain=certain,
             wants_overlap=wants_overlap,
         )
-    columns = np.arange(width)
-    to_test, to_draw = uniforms(
-        seeds.numpy()[:, None], places.numpy()[:, None] + columns, np.zeros((1, 1), np.int64)
-    )
+    at = places.numpy()[:, None] + np.arange(width)
+    to_test, to_draw = uniforms(seeds.numpy()[:, None], at, np.zeros((1, 1), np.int64))
+    if width == 1:
+        return _undrafted(target_logits[:, 0], temperature, to_draw[:, 0], wants_overlap)
     found = _Verifying(Chains(draft, draft_tokens, draft_len, certain), to_draw, wants_overlap)
     if method == "block":
         found.block(target_logits, temperature, to_test)
     else:
         found.standard(target_logits, temperature, to_test)
     return found.verified(torch.promote_types(target_logits.dtype, torch.float32))
+
+
+def _undrafted(
+    logits: torch.Tensor, temperature: float, to_draw: Floats, wants_overlap: bool
+) -> Verified:
+    """A token each by logits (rows, vocab), for rounds so short that all the rest would show."""
+    probs, none = distributions(logits, temperature)
+    pairs = zip(probs.numpy(), to_draw.tolist(), strict=True)
+    drawn = torch.tensor([draw(p, uniform)[0] for p, uniform in pairs], dtype=torch.long)
+    prob = probs.gather(1, drawn[:, None]).masked_fill_(none[:, None], torch.nan)
+    nothing = prob[:, :0]
+    return Verified(
+        torch.zeros_like(drawn),
+        drawn.masked_fill_(none, -1),
+        nothing,
+        prob,
+        none,
+        nothing if wants_overlap else None,
+    )
 
 
 class _Verifying:

@@ -29,6 +29,7 @@ def test_bytes_are_those_that_nobody_can_avoid() -> None:
     assert build("mix_draw", batch).num_bytes == 2 * NUM_MEMBERS * 70 * 4
     assert build("verify_block", batch).num_bytes == target + 2 * 3 * 70 * 4
     assert 0 <= build("verify", batch).num_bytes - target <= 2 * 70 * 4
+    assert 0 <= build("verify_tree", batch).num_bytes - target <= 2 * 2 * 70 * 4
 
 
 def test_what_does_not_run_is_a_row() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from types import ModuleType
 from typing import Any
 
@@ -188,6 +189,22 @@ def test_rows_without_a_distribution_are_reported_and_never_sampled(
     good = ~found.bad
     assert torch.equal(found.num_accepted[good], healthy.num_accepted[good])
     assert torch.equal(found.next_token[good], healthy.next_token[good])
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, *HALF])
+def test_rounds_without_drafts_are_those_of_the_reference(dtype: torch.dtype) -> None:
+    scores = torch.randn(6, 1, 2000, dtype=torch.float64).to(dtype)
+    scores[1, 0, 7], scores[2], scores[3, 0, 4] = torch.nan, -torch.inf, torch.inf
+    scores[4, 0, 1:] = -torch.inf
+    tokens, zeros = torch.zeros(6, 0, dtype=torch.long), torch.zeros(6, dtype=torch.long)
+    given = (scores, None, tokens, zeros, torch.arange(6), zeros)
+    found = cpu.verify(*given, temperature=0.7, wants_overlap=True)
+    expected = reference.verify(*given, temperature=0.7, wants_overlap=True)
+    assert found.bad.tolist() == [False, True, True, True, False, False]
+    for field in fields(found):
+        torch.testing.assert_close(
+            getattr(found, field.name), getattr(expected, field.name), equal_nan=True
+        )
 
 
 @pytest.mark.parametrize("method", METHODS)
