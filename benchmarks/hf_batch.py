@@ -27,6 +27,7 @@ BATCH_STATIC_LENS = (0, 2, 4, 8)
 WANTED_TOKENS = (40, 240)
 QUICK_WANTED_TOKENS = (10, 60)
 GENERATE_MANY = f"{GOVERNED}, generate_many"
+BATCH_MODES = (PLAIN, *(f"{STATIC} {k}" for k in BATCH_STATIC_LENS), GOVERNED, GENERATE_MANY)
 
 Rows = list[torch.Tensor]
 
@@ -78,7 +79,7 @@ def run_jobs(
         wanted_range: least and most new tokens a prompt may want.
         seed: of the draw; job j is drawn by 1000 (seed + 1) + j.
     """
-    modes = _modes(models)
+    modes = job_modes(models)
     first = 1000 * (seed + 1)
     jobs = [make_job(models, num_texts, wanted_range, first + j) for j in range(num_jobs)]
     warm_up = make_job(models, 3, (8, 24), first + num_jobs)
@@ -93,7 +94,7 @@ def run_jobs(
             for number in rng.permutation(len(names)).tolist():
                 name = names[number]
                 bar.update(task, description=f"batch {BATCH_SIZE}: {name}")
-                runs[name] = _timed_job(models, *modes[name], job)
+                runs[name] = timed_job(models, *modes[name], job)
                 bar.advance(task)
             plain = runs[PLAIN][0]
             for name in names:
@@ -104,8 +105,8 @@ def run_jobs(
     return log
 
 
-def _modes(models: DemoModels) -> dict[str, tuple[Runner, Callable[[Job], Rows]]]:
-    """Runners, and how each decodes a job: whole sequences in, new tokens cut out later."""
+def job_modes(models: DemoModels) -> dict[str, tuple[Runner, Callable[[Job], Rows]]]:
+    """Runners of all modes, and how each decodes a job: rows may hold more than they wanted."""
     waiting: dict[str, Runner] = {PLAIN: Stock(models)}
     for k in BATCH_STATIC_LENS:
         waiting[f"{STATIC} {k}"] = static(models, k)
@@ -130,9 +131,10 @@ def _many(ours: Ours, job: Job) -> Rows:
     return [text[len(prompt) :] for text, prompt in zip(texts, job.prompts, strict=True)]
 
 
-def _timed_job(
+def timed_job(
     models: DemoModels, runner: Runner, decode: Callable[[Job], Rows], job: Job
 ) -> tuple[Rows, float, Any]:
+    """What each row of a job wanted, the seconds that the job took, and counts of its rounds."""
     before = runner.counts()
     rows, seconds = timed(models.target.device, lambda: decode(job))
     after = runner.counts()

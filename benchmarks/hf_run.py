@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from benchmarks.hf_clock import probe, timed
-from benchmarks.hf_modes import Counts, Mode, Runner
+from benchmarks.hf_modes import Counts, Inputs, Mode, Runner
 from benchmarks.report import progress
 from flyball.demo.loader import DemoModels
 
@@ -151,7 +151,7 @@ def run_stream(
             for number in rng.permutation(len(todo)).tolist():
                 entry = todo[number]
                 bar.update(task, description=f"{domain}: {entry.mode}")
-                runs[number] = _decode(entry.runners[domain], inputs, models.target.device)
+                runs[number] = decode_text(entry.runners[domain], inputs, models.target.device)
                 bar.advance(task)
             _note(log, todo, domain, inputs["input_ids"].shape[1], runs)
         for domain in DOMAINS:
@@ -174,7 +174,8 @@ def _warm_up(models: DemoModels, todo: Sequence[Entry]) -> None:
     settle_garbage()
 
 
-def _decode(runner: Runner, inputs: dict[str, Any], device: torch.device) -> Decoded:
+def decode_text(runner: Runner, inputs: Inputs, device: torch.device) -> Decoded:
+    """Token ids (1, length), the seconds that they took, and counts of the rounds."""
     before = runner.counts()
     out, seconds = timed(device, lambda: runner.generate(inputs))
     after = runner.counts()
