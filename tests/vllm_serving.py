@@ -27,6 +27,7 @@ class Server:
 
     def __init__(self, process: subprocess.Popen[str], port: int) -> None:
         self.lines: list[str] = []
+        self._news = threading.Condition()
         self._port = port
         self._url = f"http://127.0.0.1:{port}"
         self._process = process
@@ -37,7 +38,9 @@ class Server:
     def _read(self) -> None:
         assert self._process.stdout is not None
         for line in self._process.stdout:
-            self.lines.append(line)
+            with self._news:
+                self.lines.append(line)
+                self._news.notify_all()
             if "Application startup complete" in line:
                 self._ready.set()
         self._ready.set()
@@ -51,6 +54,16 @@ class Server:
     def _listens(self) -> bool:
         with socket.socket() as client:
             return client.connect_ex(("127.0.0.1", self._port)) == 0
+
+    def logged(self, text: str, count: int) -> list[str]:
+        """Lines with a text, once so many are read: an answer may be here before they are."""
+
+        def found() -> list[str]:
+            return [line for line in self.lines if text in line]
+
+        with self._news:
+            assert self._news.wait_for(lambda: len(found()) >= count, LIMIT_S), "".join(self.lines)
+            return found()
 
     def end(self) -> None:
         """Wait until it has ended, and all its lines are read."""

@@ -53,8 +53,8 @@ def test_a_whole_answer_tells_who_was_stopped(server: Server) -> None:
     assert sorted(choice["index"] for choice in answer["choices"]) == [0, 1, 2, 3]
     for choice in answer["choices"]:
         assert choice["text"]
-    stopped = [line for line in server.lines if "stopped candidate" in line]
-    assert len(stopped) == sum(c["finish_reason"] == "abort" for c in answer["choices"])
+    num_stopped = sum(choice["finish_reason"] == "abort" for choice in answer["choices"])
+    assert len(server.logged("stopped candidate", num_stopped)) == num_stopped
 
 
 REQUESTS: dict[str, dict[str, Any]] = {
