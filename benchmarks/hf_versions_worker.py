@@ -15,7 +15,15 @@ import torch
 from transformers.utils import logging
 
 import flyball
-from benchmarks.hf_batch import WANTED_TOKENS, Job, job_modes, make_job, timed_job
+from benchmarks.hf_batch import (
+    BATCH_MODES,
+    BATCH_STATIC_LENS,
+    WANTED_TOKENS,
+    Job,
+    job_modes,
+    make_job,
+    timed_job,
+)
 from benchmarks.hf_modes import (
     GOVERNED,
     GOVERNED_DRAFT,
@@ -32,8 +40,7 @@ from benchmarks.hf_modes import (
 from benchmarks.hf_run import choose, decode_text, inputs_of, settle_garbage
 from flyball.demo.loader import DemoModels, load_demo
 
-STATIC_LENS = (0, 2, 4, 8)
-SINGLE_MODES = (PLAIN, *(f"{STATIC} {k}" for k in STATIC_LENS), GOVERNED_DRAFT, GOVERNED)
+SINGLE_MODES = (*BATCH_MODES[:-1], GOVERNED_DRAFT)
 JOB_TEXTS = 8  # of a domain
 
 Answer = tuple[int, float, int | None, str]
@@ -81,7 +88,7 @@ class Units:
         self._texts = [text for _, text in choose(models.prompts, sizes.texts, sizes.seed)]
         self._jobs = [self._job(JOB_TEXTS, WANTED_TOKENS, j) for j in range(sizes.jobs)]
         self._single: dict[str, Runner] = {PLAIN: Stock(models)}
-        for k in STATIC_LENS:
+        for k in BATCH_STATIC_LENS:
             self._single[f"{STATIC} {k}"] = static(models, k)
         self._single[GOVERNED_DRAFT] = Ours(models, [models.draft])
         self._single[GOVERNED] = governed(models)
